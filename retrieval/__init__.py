@@ -1,0 +1,1 @@
+"""Co-occurrence retrieval (COR): its package, whose door will be `retrieval/searcher.py`."""

@@ -1,0 +1,4 @@
+"""The online half: answers /recommend and /click.
+
+It knows nothing about training.
+"""

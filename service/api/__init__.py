@@ -1,0 +1,1 @@
+"""HTTP and nothing else: bodies in, status codes and problem documents out."""

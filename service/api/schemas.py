@@ -1,0 +1,177 @@
+"""The bodies of the API, as pydantic models: the only place where user input is validated.
+
+It knows nothing about what happens to a valid body.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from service.contract.tasks import all_tasks
+from service.contract.types import ClickKind, EventSource, ServedBy
+
+TaskName = StrEnum("TaskName", {name: name for name in sorted(all_tasks())})  # type: ignore[misc]
+
+# Printable ASCII: an id is compared, logged and used as a key, never shown.
+Id = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold it
+Query = Annotated[str, StringConstraints(max_length=500, pattern=_NO_NUL)]
+Text = Annotated[str, StringConstraints(max_length=20_000, pattern=_NO_NUL)]
+Document = Annotated[str, StringConstraints(max_length=5_000, pattern=_NO_NUL)]
+Locale = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
+
+_BODY = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
+
+
+class HistoryItem(BaseModel):
+    """One thing the person did in the past, in any session."""
+
+    model_config = _BODY
+    source: EventSource = EventSource.SEARCH
+    text: Query
+    at: datetime | None = None
+
+
+class RecommendBody(BaseModel):
+    """What the person is doing now."""
+
+    model_config = _BODY | ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"task": "suggest", "query": "kyoto in autumn", "session_id": "s-1", "user_id": "u-1"},
+                {"task": "hint", "session": ["sourdough starter", "sourdough bread recipe"], "session_id": "s-1"},
+            ]
+        }
+    )
+    task: TaskName = Field(description="Which component shows the list.")
+    query: Query | None = Field(None, description="What was typed; `hint` and `predict` need none.")
+    n: int | None = Field(None, ge=1, le=20, description="Queries wanted; each task has its default and its most.")
+    user_id: Id | None = Field(None, description="Your id of the person; without it nothing typed becomes popular.")
+    session_id: Id | None = Field(None, description="Your id of the session.")
+    session: list[Query] = Field(default_factory=list, max_length=50, description="Earlier queries, oldest first.")
+    history: list[HistoryItem] = Field(default_factory=list, max_length=100, description="Long term, oldest first.")
+    answer: Text | None = Field(None, description="What the assistant answered to the query.")
+    documents: list[Document] = Field(default_factory=list, max_length=10, description="Texts, best first.")
+    locale: Locale = Field("en", description="Language of the person, such as en or pt-BR.")
+    timeout_ms: int | None = Field(None, ge=10, le=10_000, description="Deadline of this reply in milliseconds.")
+    track: bool = Field(True, description="Whether the query may enter the search log.")
+    origin: Literal["typed", "clicked"] = Field(
+        "typed", description="clicked when the query came from a recommended list, so that it is not learned from."
+    )
+    explain: bool = Field(False, description="Whether to say how the list was made.")
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> "RecommendBody":
+        task = all_tasks()[self.task.value]
+        if self.n is not None and self.n > task.max_n:
+            raise ValueError(f"{task.name} gives at most {task.max_n} queries: ask for fewer.")
+        if task.needs_query and not (self.query or "").strip():
+            raise ValueError(f"{task.name} needs a query: send what was typed in `query`.")
+        return self
+
+
+class ShownQuery(BaseModel):
+    """One query of the list."""
+
+    text: str
+    position: int = Field(ge=1, description="From 1, as UBI ordinals are.")
+    source: ServedBy
+    score: float | None = Field(None, description="Calibrated click probability, where a click predictor ran.")
+    logprob: float | None = Field(None, description="Sequence log-probability under the policy.")
+
+
+class Explanation(BaseModel):
+    """How a list was made."""
+
+    prompt: str | None
+    prompt_tokens: int
+    prompt_dropped: list[str] = Field(description="Input lines left out or shortened for the token budget.")
+    completion: str | None
+    finish_reason: str | None
+    sampling: dict[str, Any]
+    refused: dict[str, int] = Field(description="Candidates that were not fit to show, by reason.")
+
+
+class RecommendReply(BaseModel):
+    """The list to show, and what to send back when it is clicked."""
+
+    impression_id: str
+    task: TaskName
+    queries: list[ShownQuery]
+    texts: dict[str, str] = Field(description="Auxiliary texts, such as guide, prefix, suffix or question.")
+    served_by: ServedBy
+    degraded_reason: str | None = Field(description="Why this is not the model's full answer; null when it is.")
+    recorded: bool = Field(description="Whether the impression was committed before this reply.")
+    versions: dict[str, str | None]
+    click_token: str
+    timings_ms: dict[str, float]
+    explain: Explanation | None = None
+
+
+class ClickEvent(BaseModel):
+    """What happened to a list; `position` 0 is the list as a whole."""
+
+    model_config = _BODY | ConfigDict(
+        json_schema_extra={"examples": [{"click_token": "token from /recommend", "kind": "click", "position": 1}]}
+    )
+    click_token: Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[\x21-\x7e]+$")]
+    kind: ClickKind = ClickKind.CLICK
+    position: int = Field(0, ge=0, le=20)
+    query: Query | None = Field(None, description="With `submit`: the query that was sent to the search engine.")
+    at: datetime | None = Field(None, description="The client's time; the server's decides.")
+    user_id: Id | None = None
+    session_id: Id | None = None
+    locale: Locale = "en"
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> "ClickEvent":
+        if self.kind is ClickKind.CLICK and self.position == 0:
+            raise ValueError("A click is on one query: send its position, from 1.")
+        if self.kind in (ClickKind.SEEN, ClickKind.DISMISS) and self.position != 0:
+            raise ValueError("seen and dismiss concern the whole list: send position 0.")
+        if self.kind is ClickKind.SUBMIT and not (self.query or "").strip():
+            raise ValueError("submit needs the query that was sent.")
+        return self
+
+
+class ClickBatch(BaseModel):
+    """Up to 1,000 events at once; each gets its own result."""
+
+    model_config = _BODY
+    events: list[Any] = Field(min_length=1, max_length=1000, json_schema_extra={"items": {"$ref": "#/components/schemas/ClickEvent"}})
+
+
+class EventStatus(StrEnum):
+    """Where an event ended; every received event ends in exactly one place (RELIABILITY.md I2)."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    QUARANTINED = "quarantined"
+    REFUSED = "refused"
+
+
+class EventResult(BaseModel):
+    """What became of one event."""
+
+    index: int
+    status: EventStatus
+    reason: str | None = None
+
+
+class ClickReply(BaseModel):
+    """What became of the events, in their order."""
+
+    results: list[EventResult]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document; it never repeats what was sent."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = Field(default_factory=list)
+    request_id: str | None = None

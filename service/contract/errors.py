@@ -1,0 +1,73 @@
+"""Every error that nextquery raises on purpose, in one tree.
+
+It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses.
+
+    NextQueryError
+    |-- ConfigurationError      a setting, a file or an installation is wrong: mend it, then start again
+    |-- ArtifactError           a model directory cannot be trusted: missing, altered, incomplete
+    |   `-- PromptMismatch      a policy was trained on another prompt than the code renders
+    |-- RegistryConflict        somebody else changed the champion first
+    |-- DatabaseError           the database is away, or its schema is not ours
+    |-- EngineError             the language model did not answer
+    |   |-- EngineUnavailable   starting, dead, or switched off
+    |   |-- EngineBusy          its queue is full
+    |   `-- EngineFrozen        it accepts work and never answers
+    |-- TokenRefused            a click token is forged, altered or expired
+    `-- Overloaded              nothing can be taken on now; try again later
+"""
+
+
+class NextQueryError(Exception):
+    """Root of the tree; its text is a full sentence with the way out."""
+
+
+class ConfigurationError(NextQueryError):
+    """A setting, a file or an installation is wrong."""
+
+
+class ArtifactError(NextQueryError):
+    """A model directory is missing, altered or incomplete."""
+
+
+class PromptMismatch(ArtifactError):
+    """A policy was trained on another prompt than the code renders."""
+
+
+class RegistryConflict(NextQueryError):
+    """A compare-and-set of the champion lost against somebody else's change."""
+
+
+class DatabaseError(NextQueryError):
+    """The database is away, or its schema is not the one this code needs."""
+
+
+class EngineError(NextQueryError):
+    """The language model did not answer."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine is starting, dead, or switched off."""
+
+
+class EngineBusy(EngineError):
+    """The engine's queue is full."""
+
+
+class EngineFrozen(EngineError):
+    """The engine accepts work and never answers."""
+
+
+class TokenRefused(NextQueryError):
+    """A click token is forged, altered or expired. `reason` is one word for the quarantine."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Overloaded(NextQueryError):
+    """Nothing can be taken on now. `retry_after_s` says when to try again."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

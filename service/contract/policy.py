@@ -1,0 +1,107 @@
+"""A policy: a language model directory, how it writes lists, and proof that it was trained on this prompt.
+
+It loads the tokenizer, never the weights; engines load those.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from service.contract.artifact import MANIFEST, seal, verify
+from service.contract.errors import ArtifactError, PromptMismatch
+from service.contract.tasks import all_tasks
+from service.contract.tokenizer import PromptTokenizer, TextFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One version of a policy, ready to render prompts. `locales`: languages it writes, such as "en"."""
+
+    version: str
+    directory: Path
+    tokenizer: PromptTokenizer
+    locales: tuple[str, ...]
+    lineage: str | None = None
+
+
+def load_policy(reference: str | Path) -> Policy:
+    """The policy in a directory, or any Hugging Face causal model by path or hub id.
+
+    A directory with our manifest is checked file by file and against the prompts of this code. Any other model gets
+    the literal separator, and its chat template where it has one.
+
+    Raises:
+        ArtifactError: A file is missing or altered, or nothing can be found under that name.
+        PromptMismatch: It was trained on another prompt than this code renders.
+    """
+    directory = Path(reference)
+    if not directory.is_dir():
+        directory = _from_hub(str(reference))
+    if not (directory / MANIFEST).is_file():
+        return _foreign(str(reference), directory)
+    manifest = verify(directory)
+    text_format = TextFormat(**manifest["format"])
+    _check_prompts(str(manifest["version"]), manifest["prompts"], text_format)
+    return Policy(
+        version=str(manifest["version"]),
+        directory=directory,
+        tokenizer=PromptTokenizer(directory, text_format),
+        locales=tuple(manifest["locales"]),
+        lineage=manifest.get("lineage"),
+    )
+
+
+def seal_policy(
+    directory: Path,
+    *,
+    version: str,
+    text_format: TextFormat,
+    locales: tuple[str, ...] = ("en",),
+    lineage: str | None = None,
+    **metadata: Any,
+) -> str:
+    """Write the manifest of a trained policy, with the fingerprint of every task's prompt. Returns its SHA-256."""
+    return seal(
+        directory,
+        {
+            "kind": "policy",
+            "version": version,
+            "format": asdict(text_format),
+            "prompts": {name: task.fingerprint(text_format) for name, task in sorted(all_tasks().items())},
+            "locales": list(locales),
+            "lineage": lineage,
+            **metadata,
+        },
+    )
+
+
+def _check_prompts(version: str, trained: dict[str, str], text_format: TextFormat) -> None:
+    for name, task in all_tasks().items():
+        current = task.fingerprint(text_format)
+        if name in trained and trained[name] != current:
+            raise PromptMismatch(
+                f"Policy {version} was trained on prompt {trained[name]} of task {name!r}; the code renders {current}. "
+                "Usually the template changed after training: retrain, or promote the policy trained on it."
+            )
+
+
+def _foreign(reference: str, directory: Path) -> Policy:
+    chat = (directory / "chat_template.jinja").is_file() or '"chat_template"' in _text(directory / "tokenizer_config.json")
+    tokenizer = PromptTokenizer(directory, TextFormat(chat=chat))
+    return Policy(version=reference, directory=directory, tokenizer=tokenizer, locales=("*",))
+
+
+def _from_hub(reference: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
+    except Exception as error:  # the hub client raises a dozen unrelated kinds
+        raise ArtifactError(
+            f"There is no model directory {reference!r}, and the hub did not give one ({type(error).__name__}). "
+            "Check the name, or download the model and give its path."
+        ) from error
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

@@ -1,0 +1,25 @@
+"""The two forms of a query: how it may be shown, and how it is compared.
+
+It knows nothing about users, tasks or models.
+"""
+
+import re
+import unicodedata
+
+_SPACES = re.compile(r"\s+")
+# Cc control, Cf format (zero-width, bidi), Cs surrogate, Co private use, Cn unassigned: none is ever part of a query.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+
+
+def one_line(text: str) -> str:
+    """`text` as one visible line: NFKC, unseen characters and line breaks become single spaces."""
+    if text.isascii() and text.isprintable():
+        return text.strip() if "  " not in text else _SPACES.sub(" ", text).strip()
+    composed = unicodedata.normalize("NFKC", text)
+    seen = "".join(c if unicodedata.category(c) not in _UNSEEN else " " for c in composed)
+    return _SPACES.sub(" ", seen).strip()
+
+
+def match_key(text: str) -> str:
+    """The form under which two queries are the same: one line, case folded, no final punctuation."""
+    return one_line(text).casefold().rstrip("?!. ")

@@ -1,0 +1,93 @@
+"""Every setting, its default and its meaning; the reference in `.env.example` is generated from here.
+
+Only composition roots read it. It knows nothing about what the values are used for.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+STARTER = Path(__file__).parents[2] / "deploy" / "starter" / "sft"
+
+
+class Timeouts(BaseModel):
+    """Every wait of the service, in seconds. Nothing waits without one of these."""
+
+    recommend_s: float | None = Field(
+        None, gt=0, description="Deadline of /recommend; empty means 0.3 on a GPU and 2 on a CPU."
+    )
+    recommend_max_s: float = Field(10, gt=0, description="Largest deadline that a request may ask for.")
+    record_s: float = Field(2, gt=0, description="Longest wait for the commit of an impression.")
+    click_s: float = Field(5, gt=0, description="Longest wait for the commit of a click before 503.")
+    database_connect_s: float = Field(3, gt=0, description="Opening a database connection.")
+    database_statement_s: float = Field(5, gt=0, description="One database statement.")
+    migration_lock_s: float = Field(60, gt=0, description="Waiting for another process to finish migrating.")
+    engine_start_s: float = Field(180, gt=0, description="Loading the model and warming it up.")
+    engine_canary_s: float = Field(4, gt=0, description="A one-token generation that proves the engine is alive.")
+    engine_canary_every_s: float = Field(4, gt=0, description="Pause between two such proofs.")
+    engine_restart_pause_s: float = Field(0.5, gt=0, description="Pause before a dead engine is started again.")
+    request_head_s: float = Field(10, gt=0, description="Receiving the headers of a request.")
+    request_body_s: float = Field(10, gt=0, description="Receiving the body of a request.")
+    shutdown_s: float = Field(8, gt=0, description="Finishing requests in flight after SIGTERM.")
+    popular_refresh_s: float = Field(60, gt=0, description="Pause between two readings of the popular queries.")
+
+
+class Settings(BaseSettings):
+    """All settings. Environment variables have the prefix NEXTQUERY_; nested names are joined by two underscores."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEXTQUERY_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Field(Path(".data"), description="Where the database, the secrets and the artefacts are kept.")
+    database_url: str | None = Field(
+        None,
+        description="postgresql+psycopg://user:password@host/name or sqlite+aiosqlite:///path; "
+        "empty means SQLite in the data directory.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    engine: Literal["auto", "vllm_local", "transformers_local", "scripted", "off"] = Field(
+        "auto", description="Generation engine; auto means vLLM where it is installed, else transformers."
+    )
+    policy: str = Field(
+        "champion",
+        description="champion (from the registry; the shipped starter at first), or any Hugging Face causal model by "
+        "path or hub id.",
+    )
+    engine_queue: int = Field(256, ge=1, description="Requests in the engine at once; more get the next rung.")
+    engine_context_tokens: int = Field(512, ge=64, description="Tokens of prompt and completion together.")
+    prompt_tokens: int = Field(320, ge=32, description="Token budget of a prompt.")
+    vllm_gpu_memory_share: float = Field(0.5, gt=0, lt=1, description="Share of GPU memory that vLLM may take.")
+    vllm_cpu_kv_cache_gib: int = Field(1, ge=1, description="Memory for vLLM's KV cache on a CPU.")
+    lora_max_adapters: int = Field(4, ge=1, description="LoRA adapters kept ready in the engine.")
+    lora_max_rank: int = Field(32, ge=1, description="Largest rank of a LoRA adapter.")
+    temperature: float = Field(0.7, ge=0, le=2, description="Decoding temperature; 0 is greedy.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Decoding nucleus.")
+
+    exact_tokens: int | None = Field(
+        None, ge=1, description="Benchmarks only: every completion has exactly this many tokens."
+    )
+
+    click_token_secrets: list[SecretStr] = Field(
+        default_factory=list,
+        description="Keys that sign click tokens, newest first, two at most; empty means a file in the data directory.",
+    )
+    click_token_days: float = Field(7, gt=0, description="Days a click token is valid.")
+    cors_origins: list[str] = Field(
+        default_factory=list, description="Origins whose pages may call the API, as a JSON list."
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
+    max_in_flight: int = Field(512, ge=1, description="Requests at once; more get 503 with Retry-After.")
+    quarantine_max_rows: int = Field(100_000, ge=0, description="Rows kept in the quarantine; later ones are counted only.")
+    popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
+    popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+
+    def resolved_database_url(self) -> str:
+        """The database URL, the embedded SQLite file where none is set."""
+        return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'nextquery.db').absolute()}"

@@ -1,0 +1,171 @@
+"""The tables of nextquery: two logs, the quarantine, and the registry of models.
+
+It opens no connection and holds no query; `migrations/` builds the same tables, and a test compares the two.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column, DateTime, Dialect, Index, Integer, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+DEFAULT_TENANT = "default"
+DEFAULT_ARM = "control"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment with its time zone, on both databases; SQLite keeps it as text in UTC, which also sorts."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"The moment {value} has no time zone. Use datetime.now(UTC).")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+metadata = MetaData()
+
+
+def _text(name: str, comment: str, **options: Any) -> Column[str]:
+    return Column(name, Text, nullable=options.pop("nullable", False), comment=comment, **options)
+
+
+def _optional(name: str, comment: str) -> Column[str]:
+    return _text(name, comment, nullable=True)
+
+
+def _at(name: str, comment: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, UtcDateTime, nullable=nullable, comment=comment)
+
+
+def _json(name: str, comment: str) -> Column[Any]:
+    return Column(name, _JSON, nullable=False, comment=comment)
+
+
+def _count(name: str, comment: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, comment=comment)
+
+
+def _tenant() -> Column[str]:
+    return _text("tenant", "whose data this is", default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
+
+
+def _arm() -> Column[str]:
+    return _text("arm", "arm of the experiment", default=DEFAULT_ARM, server_default=DEFAULT_ARM)
+
+
+impressions = Table(
+    "impressions",
+    metadata,
+    _text("impression_id", "unique and sortable by time", primary_key=True),
+    _at("at", "server time of the reply"),
+    _tenant(),
+    _text("task", "suggest, snippets, hint, clarify, predict, ..."),
+    _optional("user_id", "the person, as the product names them"),
+    _optional("session_id", "the session, as the product names it"),
+    _optional("query", "what was typed; null where the task needs none"),
+    _optional("locale", "language of the request, such as en"),
+    _json("context", "all else that was seen: session, history, answer, documents, co_queries"),
+    _text("prompt_fingerprint", "fingerprint of the prompt template that was rendered"),
+    _count("prompt_tokens", "tokens of the rendered prompt; 0 when none was rendered"),
+    _arm(),
+    _optional("policy_version", "the policy that served or would have served"),
+    _optional("ctr_version", "the click predictor that scored, if any"),
+    _optional("cor_version", "the co-occurrence index that was asked, if any"),
+    _json("sampling", "temperature, top_p, seed, max_tokens, n"),
+    _json("candidates", "shown list in order: text, position, source, logprob, score, propensity"),
+    _json("texts", "auxiliary texts shown with the list"),
+    _count("n_shown", "queries shown"),
+    _text("served_by", "rung of the ladder: model, popular, none, ..."),
+    _optional("degraded_reason", "why a lower rung served"),
+    _json("timings", "milliseconds of each stage"),
+    Index("ix_impressions_at", "at"),
+    comment="every list that was shown, with all that learning needs later",
+)
+
+clicks = Table(
+    "clicks",
+    metadata,
+    # No foreign key: a click may arrive before its impression is visible.
+    _text("impression_id", "the list, as its token says", primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False, comment="from 1; 0 is the whole list"),
+    _text("kind", "seen, click, dismiss, submit", primary_key=True),
+    _at("at", "server time of arrival; it decides"),
+    _at("client_at", "what the client's clock said", nullable=True),
+    _tenant(),
+    _optional("query", "what was typed, for a submit"),
+    _text("task", "task of the list, from the token"),
+    _arm(),
+    _optional("policy_version", "policy of the list, from the token"),
+    Index("ix_clicks_at", "at"),
+    comment="what people did with the lists; the key makes a repeated event harmless",
+)
+
+searches = Table(
+    "searches",
+    metadata,
+    _text("search_id", "unique and sortable by time", primary_key=True),
+    _at("at", "server time"),
+    _tenant(),
+    _optional("user_id", "the person, as the product names them"),
+    _optional("session_id", "the session, as the product names it"),
+    _text("query", "one line, as typed"),
+    _text("match_key", "the form under which two queries are the same"),
+    _optional("locale", "language of the request"),
+    _text("origin", "typed, clicked or import; mining takes typed and import only"),
+    _optional("impression_id", "the list that it was clicked or submitted from"),
+    Index("ix_searches_at", "at"),
+    Index("ix_searches_match_key", "match_key"),
+    comment="what people searched for",
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    _text("id", "unique and sortable by time", primary_key=True),
+    _at("at", "server time"),
+    _text("endpoint", "where it arrived"),
+    _text("reason", "one word: forged, expired, malformed, ..."),
+    _text("body", "the start of what was sent, 2 KB at most, without NUL"),
+    _optional("impression_id", "the list it claims to belong to"),
+    Index("ix_quarantine_at", "at"),
+    comment="events that were refused, kept to be looked at; they never train",
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    _text("version", "name of the version; it never changes", primary_key=True),
+    _text("kind", "policy, ctr, cor, ..."),
+    _text("task", "the task it is for; * is all"),
+    _text("path", "its directory: absolute, relative to the data directory, or starter:NAME"),
+    _text("manifest_sha256", "SHA-256 of its manifest, which lists the SHA-256 of its files"),
+    _optional("parent", "the version it was trained from"),
+    _at("created_at", "when it was registered"),
+    _json("metrics", "what was measured before registration"),
+    comment="every model that was published",
+)
+
+champions = Table(
+    "champions",
+    metadata,
+    _text("kind", "policy, ctr, cor, ...", primary_key=True),
+    _text("task", "the task; * is all that have none of their own", primary_key=True),
+    _text("version", "the version that serves"),
+    _optional("previous", "the version that served before; a rollback returns to it"),
+    _count("revision", "grows by one with every change; the compare in compare-and-set"),
+    _at("changed_at", "when it last changed"),
+    comment="which version serves",
+)

@@ -1,0 +1,139 @@
+"""Text to token ids and back for one policy, with its separator and its chat template.
+
+It knows nothing about tasks; what people typed can never become a special token here.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from service.contract.errors import ArtifactError
+
+_CONTENT = "\u0001content\u0001"  # cannot occur in a template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFormat:
+    """How a policy writes lists. `separator_is_token`: the separator is one special token that we added."""
+
+    separator: str = " <SEP> "
+    separator_is_token: bool = False
+    chat: bool = False
+
+
+class PromptTokenizer:
+    """The tokenizer of one policy.
+
+    `start_ids` and `end_ids` are put around the rendered prompt: begin-of-sequence, or the chat template's two halves.
+    """
+
+    def __init__(self, directory: Path, text_format: TextFormat) -> None:
+        """Read `tokenizer.json` (and the chat template) from a Hugging Face model directory.
+
+        Raises:
+            ArtifactError: There is no `tokenizer.json`, or the separator is not one token of it.
+        """
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise ArtifactError(
+                f"{directory} has no tokenizer.json. Usually the model was saved with a slow tokenizer: load it with "
+                "transformers.AutoTokenizer and save it again, which writes the file."
+            )
+        self.format = text_format
+        self._specials = Tokenizer.from_file(str(path))
+        self._plain = Tokenizer.from_file(str(path))
+        self._plain.encode_special_tokens = True
+        config = _read_json(directory / "tokenizer_config.json")
+        self.eos_ids = self._eos_ids(directory, config)
+        self.start_ids, self.end_ids = self._frame(directory, config)
+        self.separator_ids = tuple(
+            self._specials.encode(text_format.separator, add_special_tokens=False).ids
+        )
+        if text_format.separator_is_token and len(self.separator_ids) != 1:
+            raise ArtifactError(
+                f"The separator {text_format.separator!r} is {len(self.separator_ids)} tokens in {path}, not one. "
+                "Usually the manifest belongs to another tokenizer: publish the policy again with its own."
+            )
+        self._token_text = lru_cache(maxsize=65_536)(lambda token_id: self.decode((token_id,)))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; names of special tokens inside it are spelled out, never obeyed."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def encode_lines(self, lines: list[str]) -> list[list[int]]:
+        """Token ids of each line, as `encode` gives them, in one call."""
+        return [encoding.ids for encoding in self._plain.encode_batch_fast(lines, add_special_tokens=False)]
+
+    def encode_response(self, text: str) -> list[int]:
+        """Token ids of a training response: separators become their token, and the end of sequence follows."""
+        ids: list[int] = []
+        for number, piece in enumerate(text.split(self.format.separator)):
+            ids += (self.separator_ids if number else ()) + tuple(self.encode(piece))
+        return ids + list(self.eos_ids[:1])
+
+    def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
+        """Text of token ids, special tokens written out."""
+        return str(self._specials.decode(list(token_ids), skip_special_tokens=False))
+
+    def token_ends(self, token_ids: tuple[int, ...]) -> list[int]:
+        """For each token the number of characters of the decoded text that it and all before it make, (T,)."""
+        ends, total = [], 0
+        for token_id in token_ids:
+            total += len(self._token_text(token_id))
+            ends.append(total)
+        if ends and ends[-1] != len(self.decode(token_ids)):  # a character split over tokens: count from prefixes
+            return [len(self.decode(token_ids[: k + 1])) for k in range(len(token_ids))]
+        return ends
+
+    def _eos_ids(self, directory: Path, config: dict[str, Any]) -> tuple[int, ...]:
+        generation = _read_json(directory / "generation_config.json").get("eos_token_id")
+        model = _read_json(directory / "config.json").get("eos_token_id")
+        named = self._token_id(config.get("eos_token"))
+        found = [named] if named is not None else []
+        for ids in (generation, model):
+            found += ids if isinstance(ids, list) else [ids] if ids is not None else []
+        return tuple(dict.fromkeys(found))
+
+    def _token_id(self, token: Any) -> int | None:
+        text = token.get("content") if isinstance(token, dict) else token
+        return self._specials.token_to_id(text) if text else None
+
+    def _frame(self, directory: Path, config: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if not self.format.chat:
+            bos = self._token_id(config.get("bos_token"))
+            return ((bos,) if bos is not None and config.get("add_bos_token", True) else ()), ()
+        before, after = _chat_halves(directory, config)
+        encode = self._specials.encode
+        return tuple(encode(before, add_special_tokens=False).ids), tuple(encode(after, add_special_tokens=False).ids)
+
+
+def _chat_halves(directory: Path, config: dict[str, Any]) -> tuple[str, str]:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    file = directory / "chat_template.jinja"
+    template = file.read_text() if file.is_file() else config.get("chat_template")
+    if not isinstance(template, str):
+        raise ArtifactError(
+            f"{directory} has no chat template, but its policy says chat. Set the manifest's `chat` to false, or "
+            "save the tokenizer with its template."
+        )
+    values = {
+        name: (value.get("content") if isinstance(value, dict) else value)
+        for name, value in config.items()
+        if name.endswith("_token")
+    }
+    rendered = (
+        ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(messages=[{"role": "user", "content": _CONTENT}], add_generation_prompt=True, **values)
+    )
+    before, _, after = rendered.partition(_CONTENT)
+    return before, after
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,4 @@
+"""A request in reading order: gather, generate, rank, record.
+
+It knows nothing about HTTP.
+"""

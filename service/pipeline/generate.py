@@ -1,0 +1,126 @@
+"""The model's rung: render the prompt, ask the engine, parse the list, inside the deadline.
+
+It knows nothing about HTTP, users or what may be shown.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+from service.contract.engine import Completion, Engine, Sampling
+from service.contract.errors import EngineBusy, EngineError, EngineUnavailable
+from service.contract.policy import Policy
+from service.contract.prompt import UnifiedTask
+from service.contract.types import Candidate, PromptContext, ServedBy, Slate
+from service.pipeline.request import RecommendRequest, Trace
+
+_TOKENS_PER_QUERY = 14  # the 99th percentile of the starter policy's queries, separator included
+_TOKENS_PER_TEXT = 20
+
+
+class NoList(Exception):
+    """The model gave no list; `reason` is the reply's `degraded_reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Generator:
+    """Writes lists with the policy in service; `policy` is None until one could be loaded."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Callable[[], Policy | None],
+        *,
+        prompt_tokens: int,
+        context_tokens: int,
+        temperature: float,
+        top_p: float,
+        exact_tokens: int | None = None,
+    ) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._prompt_tokens = prompt_tokens
+        self._context_tokens = context_tokens
+        self._temperature = temperature
+        self._top_p = top_p
+        self._exact_tokens = exact_tokens
+
+    async def generate(
+        self, request_id: str, request: RecommendRequest, context: PromptContext, trace: Trace, *, until: float
+    ) -> Slate:
+        """The list of the model, at the latest at `until` (monotonic seconds).
+
+        Raises:
+            NoList: The engine did not answer in time or at all, the locale is not the policy's, nothing to go on.
+        """
+        policy = self._usable_policy(request, context)
+        prompt = request.task.render(context, policy.tokenizer, budget=self._prompt_tokens)
+        sampling = self._sampling(request.task, request.n, len(prompt.token_ids))
+        trace.policy_version = policy.version
+        trace.prompt_fingerprint = request.task.fingerprint(policy.tokenizer.format)
+        trace.prompt_text, trace.prompt_tokens = prompt.text, len(prompt.token_ids)
+        trace.prompt_dropped = prompt.dropped
+        trace.sampling = {name: getattr(sampling, name) for name in ("temperature", "top_p", "seed", "max_tokens", "n")}
+        completion = await self._complete(request_id, prompt.token_ids, sampling, until)
+        trace.finish_reason = completion.finish_reason
+        return self._read(request, policy, completion, trace)
+
+    def _usable_policy(self, request: RecommendRequest, context: PromptContext) -> Policy:
+        policy = self._policy()
+        if policy is None:
+            raise NoList("no_policy")
+        if "*" not in policy.locales and request.locale.split("-")[0] not in policy.locales:
+            raise NoList("locale_not_supported")
+        if not (context.query or context.session or context.history):
+            raise NoList("nothing_to_go_on")
+        return policy
+
+    def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int) -> Sampling:
+        wanted = n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
+        return Sampling(
+            max_tokens=self._exact_tokens or min(wanted, self._context_tokens - prompt_tokens),
+            exact_tokens=self._exact_tokens is not None,
+            temperature=self._temperature,
+            top_p=self._top_p,
+            seed=random.getrandbits(31),
+        )
+
+    async def _complete(
+        self, request_id: str, prompt_token_ids: tuple[int, ...], sampling: Sampling, until: float
+    ) -> Completion:
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                completions = await self._engine.generate(request_id, prompt_token_ids, sampling)
+        except TimeoutError:
+            raise NoList("deadline") from None
+        except EngineBusy:
+            raise NoList("engine_busy") from None
+        except EngineUnavailable:
+            raise NoList("engine_unavailable") from None
+        except EngineError:
+            raise NoList("engine_error") from None
+        return completions[0]
+
+    def _read(self, request: RecommendRequest, policy: Policy, completion: Completion, trace: Trace) -> Slate:
+        tokenizer = policy.tokenizer
+        trace.completion = tokenizer.decode(completion.token_ids)
+        parsed = request.task.parse(trace.completion, n=request.n, separator=tokenizer.format.separator)
+        if not parsed.queries:
+            raise NoList("unparsable")
+        ends = tokenizer.token_ends(completion.token_ids)
+        candidates = tuple(
+            Candidate(text=query, source=ServedBy.MODEL, logprob=_logprob(span, ends, completion.token_logprobs))
+            for query, span in zip(parsed.queries, parsed.spans, strict=True)
+        )
+        reason = parsed.problem and "incomplete_texts"
+        return Slate(candidates=candidates, texts=parsed.texts, served_by=ServedBy.MODEL, degraded_reason=reason)
+
+
+def _logprob(span: tuple[int, int], ends: list[int], token_logprobs: tuple[float, ...]) -> float:
+    """Sum of the log-probabilities of the tokens that end inside `span` (characters of the completion)."""
+    begin, end = span
+    return round(sum(p for p, last in zip(token_logprobs, ends, strict=True) if begin < last <= end), 5)

@@ -1,0 +1,136 @@
+"""Everything the online half is made of, built once at start-up and taken apart at the end.
+
+It knows nothing about HTTP.
+"""
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.contract import database as db
+from service.contract import registry
+from service.contract.errors import NextQueryError
+from service.contract.policy import Policy, load_policy
+from service.contract.settings import STARTER, Settings
+from service.engines import create_engine, device_kind, resolve
+from service.engines.supervisor import SupervisedEngine
+from service.events.click_token import TokenSigner, load_or_create_secret
+from service.events.group_commit import GroupCommit
+from service.events.intake import ClickIntake
+from service.events.quarantine import Quarantine
+from service.pipeline.generate import Generator
+from service.pipeline.popular import PopularQueries
+from service.pipeline.recommend import Recommender
+from service.pipeline.record import Recorder
+
+_LOG = logging.getLogger(__name__)
+_DEADLINE_S = {"cuda": 0.3, "cpu": 2.0}  # RELIABILITY.md I5
+
+
+class Runtime:
+    """The running parts. Build it, `start` it, `close` it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build every part; nothing is opened before `start`."""
+        self.settings = settings
+        self.policy: Policy | None = None
+        self.policy_problem: str | None = None
+        self.stopping = False
+        times = settings.timeouts
+        self.deadline_s = times.recommend_s or _DEADLINE_S[device_kind()]
+        self.database: AsyncEngine = db.create(settings.resolved_database_url(), times)
+        self.engine = SupervisedEngine(
+            resolve(settings.engine), self._create_engine, queue=settings.engine_queue, timeouts=times
+        )
+        self.writer = GroupCommit(self.database)
+        self.popular = PopularQueries(
+            self.database,
+            min_people=settings.popular_min_people,
+            days=settings.popular_days,
+            refresh_s=times.popular_refresh_s,
+            timeout_s=times.database_statement_s,
+        )
+        self._background: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the database, load the policy, begin to load the model; lists come from lower rungs until it is ready."""
+        settings = self.settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        await db.check_schema(self.database)
+        signer = TokenSigner(self._secrets(), valid_days=settings.click_token_days)
+        await self.writer.start()
+        self.policy = await self._load_policy()
+        generator = Generator(
+            self.engine,
+            lambda: self.policy,
+            prompt_tokens=settings.prompt_tokens,
+            context_tokens=settings.engine_context_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            exact_tokens=settings.exact_tokens,
+        )
+        self.recommender = Recommender(generator, self.popular, Recorder(self.writer, signer))
+        quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
+        self.clicks = ClickIntake(self.writer, signer, quarantine)
+        if self.policy is not None:
+            await self.engine.start()
+        self._background = [asyncio.create_task(self.popular.keep_fresh())]
+
+    def begin_stop(self) -> None:
+        """Not ready from now on; what is in flight is still answered."""
+        self.stopping = True
+
+    async def close(self) -> None:
+        """Stop taking part in anything; what was accepted is committed first."""
+        self.begin_stop()
+        for task in self._background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.engine.close()
+        await self.writer.close()
+        await self.database.dispose()
+
+    async def health(self) -> dict[str, str]:
+        """State of each part: ready, off, or what is wrong."""
+        if self.stopping:
+            return {"service": "stopping"}
+        return {"database": await self._database_state(), "engine": self.policy_problem or self.engine.state.value}
+
+    def _create_engine(self):  # type: ignore[no-untyped-def]
+        assert self.policy is not None  # the supervisor is started only with a policy
+        return create_engine(resolve(self.settings.engine), self.policy, self.settings)
+
+    async def _load_policy(self) -> Policy | None:
+        """The champion, or the model that the settings name; a policy that is refused leaves the lower rungs."""
+        try:
+            directory = await self._policy_reference()
+            return await asyncio.to_thread(load_policy, directory)
+        except NextQueryError as error:
+            _LOG.error("No policy is served: %s", error)
+            self.policy_problem = f"no policy: {error}"
+            return None
+
+    async def _policy_reference(self) -> Path | str:
+        if self.settings.policy != "champion":
+            return self.settings.policy
+        await registry.ensure_starter(self.database, STARTER)
+        champion = await registry.champion(self.database, "policy", "*")
+        return champion.directory if champion else STARTER
+
+    async def _database_state(self) -> str:
+        try:
+            async with asyncio.timeout(self.settings.timeouts.database_statement_s), self.database.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError, TimeoutError):
+            return "away"
+        return "ready"
+
+    def _secrets(self) -> list[str]:
+        given = [secret.get_secret_value() for secret in self.settings.click_token_secrets]
+        return given or load_or_create_secret(self.settings.data_dir)
