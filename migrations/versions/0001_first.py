@@ -3,6 +3,8 @@
 It knows nothing about the code: a migration stays as it was when the tables have moved on.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -96,7 +98,7 @@ def upgrade() -> None:
         comment="what people searched for",
     )
     op.create_index("ix_searches_at", "searches", ["at"])
-    op.create_index("ix_searches_match_key", "searches", ["match_key"])
+    op.create_index("ix_searches_match_key", "searches", ["match_key"], postgresql_using="hash")
     op.create_table(
         "quarantine",
         sa.Column("id", sa.Text(), nullable=False, comment="unique and sortable by time"),
@@ -157,5 +159,5 @@ def downgrade() -> None:
         op.drop_table(table)
 
 
-def _json() -> sa.types.TypeEngine[object]:
+def _json() -> sa.types.TypeEngine[Any]:
     return sa.JSON().with_variant(postgresql.JSONB(), "postgresql")

@@ -44,7 +44,7 @@ def database_errors(doing: str) -> Iterator[None]:
 
 
 def parse_url(url: str) -> URL:
-    """The URL, when it names one of the two supported databases and drivers.
+    """Check that the URL names one of the two supported databases and drivers, and return its parts.
 
     Raises:
         ConfigurationError: It does not, or a SQLite URL names no file.
@@ -66,8 +66,11 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def connect_async(url: str, timeouts: Timeouts) -> AsyncEngine:
-    """An engine for reading and for rare writes, with a small pool; frequent writes go through `GroupCommit`."""
+def create(url: str, timeouts: Timeouts) -> AsyncEngine:
+    """Create an engine for reading and for rare writes, with a small pool; nothing is opened yet.
+
+    Frequent writes go through `service.events.group_commit`, which opens its own connection by `connect_writer`.
+    """
     parsed = parse_url(url)
     engine = create_async_engine(
         parsed,
@@ -76,30 +79,32 @@ def connect_async(url: str, timeouts: Timeouts) -> AsyncEngine:
         pool_timeout=timeouts.database_connect_s,
         pool_pre_ping=True,
         connect_args=_connect_args(parsed, timeouts),
+        execution_options={"timeouts": timeouts},
     )
     if parsed.get_backend_name() == "sqlite":
         event.listen(engine.sync_engine, "connect", lambda connection, _: _set_pragmas(connection, timeouts))
     return engine
 
 
-def connect_postgresql(url: str, timeouts: Timeouts) -> psycopg.Connection:
-    """One blocking PostgreSQL connection in autocommit mode, for the durable writer."""
-    parsed = parse_url(url)
-    options = {**dict(parsed.query), **_connect_args(parsed, timeouts)}
-    named = {"host": parsed.host, "port": parsed.port, "user": parsed.username, "password": parsed.password}
-    return psycopg.connect(autocommit=True, dbname=parsed.database, **named, **options)
+def timeouts_of(engine: AsyncEngine) -> Timeouts:
+    """Return the timeouts that the engine was created with."""
+    timeouts: Timeouts = engine.sync_engine.get_execution_options()["timeouts"]
+    return timeouts
 
 
-def connect_sqlite(url: str, timeouts: Timeouts) -> sqlite3.Connection:
-    """One blocking SQLite connection in autocommit mode, for the durable writer; any thread may use it."""
-    path = parse_url(url).database
-    connection = sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
-    _set_pragmas(connection, timeouts)
-    return connection
+def connect_writer(engine: AsyncEngine) -> psycopg.Connection | sqlite3.Connection:
+    """Open one blocking connection in autocommit mode to the same database, usable from any thread."""
+    timeouts = timeouts_of(engine)
+    if engine.dialect.name == "sqlite":
+        lite = sqlite3.connect(str(engine.url.database), isolation_level=None, check_same_thread=False)
+        _set_pragmas(lite, timeouts)
+        return lite
+    _, options = engine.dialect.create_connect_args(engine.url)
+    return psycopg.connect(**options, **_connect_args(engine.url, timeouts), autocommit=True)
 
 
 async def check_schema(engine: AsyncEngine) -> None:
-    """Return when the database has the tables of exactly this code.
+    """Return if the database has the tables of exactly this code.
 
     Raises:
         DatabaseError: It has none, older or newer ones, or does not answer.
@@ -119,7 +124,7 @@ async def check_schema(engine: AsyncEngine) -> None:
 
 
 def head_revision() -> str:
-    """The newest revision in `migrations/`."""
+    """Return the newest revision in `migrations/`."""
     return str(ScriptDirectory.from_config(_alembic()).get_current_head())
 
 

@@ -127,7 +127,8 @@ searches = Table(
     _text("origin", "typed, clicked or import; mining takes typed and import only"),
     _optional("impression_id", "the list that it was clicked or submitted from"),
     Index("ix_searches_at", "at"),
-    Index("ix_searches_match_key", "match_key"),
+    # A B-tree refuses keys over 2.7 KB; a hash takes any length.
+    Index("ix_searches_match_key", "match_key", postgresql_using="hash"),
     comment="what people searched for",
 )
 
