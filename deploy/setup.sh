@@ -44,7 +44,7 @@ create_environment() {
             *) echo "The environment was made for another machine or folder: making it anew." && rm -rf "$venv" ;;
         esac
     fi
-    if works "$python"; then return; fi
+    if works "$python"; then return 0; fi
     base=$(find_python)
     echo "Creating $venv with $("$base" --version)."
     rm -rf "$venv"
@@ -53,10 +53,10 @@ create_environment() {
 }
 
 find_python() {
-    for candidate in "${PYTHON:-python3.11}" python3.11 python3.12 python3 python; do
+    for candidate in ${PYTHON:-python3.11 python3.12 python3 python}; do
         if works "$candidate"; then
             echo "$candidate"
-            return
+            return 0
         fi
     done
     fail "nextquery needs Python 3.11 or 3.12 and found neither. Install one, or name it: make PYTHON=/path/to/python3.11"
@@ -68,7 +68,7 @@ works() {
 
 install_torch_for_cpu() { # the CPU build where there is one: the plain one for Linux carries gigabytes of CUDA
     case "$("$python" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null)" in
-        "$torch" | "$torch"+cpu) return ;;
+        "$torch" | "$torch"+cpu) return 0 ;;
     esac
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract import database as db
 from service.contract import registry
-from service.contract.errors import NextQueryError
+from service.contract.engine import Engine
+from service.contract.errors import EngineUnavailable, NextQueryError
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER, Settings
 from service.engines import create_engine, device_kind, resolve
@@ -58,7 +59,7 @@ class Runtime:
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the database, load the policy, begin to load the model; lists come from lower rungs until it is ready."""
+        """Open the database, load the policy, begin to load the model; lower rungs answer until it is ready."""
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await db.check_schema(self.database)
@@ -102,8 +103,9 @@ class Runtime:
             return {"service": "stopping"}
         return {"database": await self._database_state(), "engine": self.policy_problem or self.engine.state.value}
 
-    def _create_engine(self):  # type: ignore[no-untyped-def]
-        assert self.policy is not None  # the supervisor is started only with a policy
+    def _create_engine(self) -> Engine:
+        if self.policy is None:
+            raise EngineUnavailable("There is no policy to load; /readyz says why.")
         return create_engine(resolve(self.settings.engine), self.policy, self.settings)
 
     async def _load_policy(self) -> Policy | None:
@@ -125,7 +127,10 @@ class Runtime:
 
     async def _database_state(self) -> str:
         try:
-            async with asyncio.timeout(self.settings.timeouts.database_statement_s), self.database.connect() as connection:
+            async with (
+                asyncio.timeout(self.settings.timeouts.database_statement_s),
+                self.database.connect() as connection,
+            ):
                 await connection.execute(text("SELECT 1"))
         except (SQLAlchemyError, OSError, TimeoutError):
             return "away"

@@ -5,6 +5,7 @@ It knows nothing about the service itself.
 
 import getpass
 import os
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract import database
 from service.contract.settings import Timeouts
+from service.contract.tables import metadata
 from service.events.group_commit import GroupCommit
 
 TIMEOUTS = Timeouts(database_connect_s=2, database_statement_s=2, migration_lock_s=20)
@@ -34,7 +36,10 @@ def require(what: object, reason: str) -> None:
 def postgresql_url() -> Iterator[str]:
     """The URL of a fresh PostgreSQL database, migrated, and dropped at the end."""
     server = _postgresql_server()
-    require(server, "PostgreSQL does not answer: start it on 127.0.0.1:5432, or set NEXTQUERY_TEST_POSTGRES to its URL.")
+    require(
+        server, "PostgreSQL does not answer: start it on 127.0.0.1:5432, or set NEXTQUERY_TEST_POSTGRES to its URL."
+    )
+    assert server  # require() has not returned otherwise
     name = f"nextquery_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
@@ -45,16 +50,22 @@ def postgresql_url() -> Iterator[str]:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy from."""
+    path = tmp_path_factory.mktemp("sqlite") / "nextquery.db"
+    database.upgrade(f"sqlite+aiosqlite:///{path}", TIMEOUTS)
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a migrated, empty database, once of each kind."""
     if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path / 'nextquery.db'}"
-        database.upgrade(url, TIMEOUTS)
-        return url
-    url = request.getfixturevalue("postgresql_url")
+        return f"sqlite+aiosqlite:///{shutil.copy(request.getfixturevalue('migrated_sqlite'), tmp_path)}"
+    url: str = request.getfixturevalue("postgresql_url")
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True, connect_timeout=3) as connection:
-        connection.execute("TRUNCATE impressions, clicks, searches, quarantine, model_versions, champions")
+        connection.execute(";".join(f"DELETE FROM {table}" for table in metadata.tables))
     return url
 
 
@@ -76,9 +87,9 @@ async def writer(engine: AsyncEngine) -> AsyncIterator[GroupCommit]:
 
 
 def _postgresql_server() -> str | None:
+    users = ("postgres", getpass.getuser())
     given = os.environ.get("NEXTQUERY_TEST_POSTGRES")
-    candidates = [given] if given else [f"postgresql://{user}@127.0.0.1/postgres" for user in ("postgres", getpass.getuser())]
-    for url in candidates:
+    for url in [given] if given else [f"postgresql://{user}@127.0.0.1/postgres" for user in users]:
         try:
             plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
             psycopg.connect(plain, connect_timeout=3).close()

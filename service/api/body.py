@@ -33,7 +33,9 @@ def documented(body: type[BaseModel], replies: dict[int, type[BaseModel]], summa
     """Arguments for a route that reads its own body: OpenAPI's request body and every status it can answer."""
     responses: dict[int | str, dict[str, Any]] = {status: {"model": model} for status, model in replies.items()}
     for status in (400, 403, 408, 413, 415, 422, 503):
-        responses.setdefault(status, {"content": {MEDIA_TYPE: {"schema": _reference(Problem)}}, "description": "Problem"})
+        responses.setdefault(
+            status, {"content": {MEDIA_TYPE: {"schema": _reference(Problem)}}, "description": "Problem"}
+        )
     return {
         "summary": summary,
         "responses": responses,

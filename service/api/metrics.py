@@ -27,13 +27,21 @@ class Metrics:
             registry=self.registry,
         )
         self._lists = Counter(
-            "nextquery_lists_total", "Lists by task, rung and reason.", ["task", "served_by", "reason"], registry=self.registry
+            "nextquery_lists_total",
+            "Lists by task, rung and reason.",
+            ["task", "served_by", "reason"],
+            registry=self.registry,
         )
         self._unrecorded = Counter(
-            "nextquery_lists_unrecorded_total", "Lists whose impression was not committed in time.", registry=self.registry
+            "nextquery_lists_unrecorded_total",
+            "Lists whose impression was not committed in time.",
+            registry=self.registry,
         )
         self._events = Counter(
-            "nextquery_events_total", "Received events by the one place where they ended.", ["status"], registry=self.registry
+            "nextquery_events_total",
+            "Received events by the one place where they ended.",
+            ["status"],
+            registry=self.registry,
         )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:

@@ -30,8 +30,12 @@ async def recommend(request: Request) -> Response:
         return Response(status_code=_CLIENT_LEFT)
     made = work.result()
     slate = made.slate
-    request.app.state.metrics.served(body.task.value, slate.served_by.value, slate.degraded_reason, recorded=made.recorded)
-    return Response(_reply(body, made).model_dump_json(exclude=None if body.explain else {"explain"}), media_type="application/json")
+    request.app.state.metrics.served(
+        body.task.value, slate.served_by.value, slate.degraded_reason, recorded=made.recorded
+    )
+    return Response(
+        _reply(body, made).model_dump_json(exclude=None if body.explain else {"explain"}), media_type="application/json"
+    )
 
 
 async def _finished_before_client_left(request: Request, work: "asyncio.Future[Recommendation]") -> bool:

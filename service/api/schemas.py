@@ -140,7 +140,9 @@ class ClickBatch(BaseModel):
     """Up to 1,000 events at once; each gets its own result."""
 
     model_config = _BODY
-    events: list[Any] = Field(min_length=1, max_length=1000, json_schema_extra={"items": {"$ref": "#/components/schemas/ClickEvent"}})
+    events: list[Any] = Field(
+        min_length=1, max_length=1000, json_schema_extra={"items": {"$ref": "#/components/schemas/ClickEvent"}}
+    )
 
 
 class EventStatus(StrEnum):

@@ -216,6 +216,7 @@ def _connect_args(url: URL, timeouts: Timeouts) -> dict[str, Any]:
         "tcp_user_timeout": statement_ms,
         "application_name": "nextquery",
         "options": f"-c statement_timeout={statement_ms} -c lock_timeout={statement_ms} -c timezone=UTC "
+        "-c synchronous_commit=on "  # whatever the server's default is: acknowledged means on disk
         f"-c idle_in_transaction_session_timeout={10 * statement_ms}",
     }
 

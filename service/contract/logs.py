@@ -59,7 +59,7 @@ class JsonLines(JsonFormatter):
         for name in _PERSONAL & log_data.keys():
             log_data[name] = _BLANKED
 
-    def formatException(
+    def formatException(  # noqa: N802
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
     ) -> str:
         """The chain of exceptions, cause first: where each came from and its type; a message only when it is ours."""

@@ -196,18 +196,16 @@ async def _compare_and_set(
     connection: AsyncConnection, kind: str, task: str, version: str, expected_revision: int
 ) -> bool:
     now = datetime.now(UTC)
-    if expected_revision == 0:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        first = {"kind": kind, "task": task, "version": version, "previous": None, "revision": 1, "changed_at": now}
-        return (
-            await connection.execute(dialect.insert(champions).values(first).on_conflict_do_nothing())
-        ).rowcount == 1
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    first = {"kind": kind, "task": task, "version": version, "previous": None, "revision": 1, "changed_at": now}
+    create = dialect.insert(champions).values(first).on_conflict_do_nothing()
     change = (
         update(champions)
         .where(champions.c.kind == kind, champions.c.task == task, champions.c.revision == expected_revision)
         .values(version=version, previous=champions.c.version, revision=champions.c.revision + 1, changed_at=now)
     )
-    return (await connection.execute(change)).rowcount == 1
+    statement = create if expected_revision == 0 else change
+    return (await connection.execute(statement.returning(champions.c.revision))).first() is not None
 
 
 async def _was_shipped(database: AsyncEngine, version: str) -> bool:

@@ -1,15 +1,19 @@
-"""Every setting, its default and its meaning; the reference in `.env.example` is generated from here.
+"""Every setting, its default and its meaning; `.env.example` and `deploy/SETTINGS.md` are generated from here.
 
 Only composition roots read it. It knows nothing about what the values are used for.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from service.contract.errors import ConfigurationError
 
 STARTER = Path(__file__).parents[2] / "deploy" / "starter" / "sft"
+_MOST_SECRETS = 2
+_SHORTEST_SECRET = 16
 
 
 class Timeouts(BaseModel):
@@ -38,7 +42,12 @@ class Settings(BaseSettings):
     """All settings. Environment variables have the prefix NEXTQUERY_; nested names are joined by two underscores."""
 
     model_config = SettingsConfigDict(
-        env_prefix="NEXTQUERY_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+        env_prefix="NEXTQUERY_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
     )
 
     data_dir: Path = Field(Path(".data"), description="Where the database, the secrets and the artefacts are kept.")
@@ -83,7 +92,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
     max_in_flight: int = Field(512, ge=1, description="Requests at once; more get 503 with Retry-After.")
-    quarantine_max_rows: int = Field(100_000, ge=0, description="Rows kept in the quarantine; later ones are counted only.")
+    quarantine_max_rows: int = Field(
+        100_000, ge=0, description="Rows kept in the quarantine; later ones are counted only."
+    )
     popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
     popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
     timeouts: Timeouts = Field(default_factory=Timeouts)
@@ -91,3 +102,45 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database URL, the embedded SQLite file where none is set."""
         return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'nextquery.db').absolute()}"
+
+    @model_validator(mode="after")
+    def _sizes_fit_together(self) -> Self:
+        if self.prompt_tokens >= self.engine_context_tokens:
+            raise ValueError(
+                f"prompt_tokens ({self.prompt_tokens}) leaves no room for a completion in engine_context_tokens "
+                f"({self.engine_context_tokens}). Raise the second, or lower the first."
+            )
+        if self.timeouts.recommend_s and self.timeouts.recommend_s > self.timeouts.recommend_max_s:
+            raise ValueError("timeouts.recommend_s is above timeouts.recommend_max_s. Raise the second.")
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_usable(self) -> Self:
+        if len(self.click_token_secrets) > _MOST_SECRETS:
+            raise ValueError("click_token_secrets has more than two keys. Keep the newest and the one before it.")
+        if any(len(secret.get_secret_value()) < _SHORTEST_SECRET for secret in self.click_token_secrets):
+            raise ValueError(
+                f"click_token_secrets has a key of fewer than {_SHORTEST_SECRET} characters, which can be guessed. "
+                "`openssl rand -hex 32` writes a good one."
+            )
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings from the environment and `.env`; `overrides` that are not None go before both.
+
+    Raises:
+        ConfigurationError: A value is wrong. The text names the variable and never quotes the value.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError("The settings are wrong. " + " ".join(map(_sentence, error.errors()))) from None
+    except SettingsError as error:
+        raise ConfigurationError(f'The settings are wrong: {error}. Lists are written as JSON: ["a", "b"].') from None
+
+
+def _sentence(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    variable = "NEXTQUERY_" + "__".join(str(part) for part in error["loc"]).upper()
+    return f"{variable}: {message}." if error["loc"] else f"{message}."

@@ -3,17 +3,22 @@
 It knows nothing about storage. The key file is made here; whoever reads it can forge clicks.
 """
 
+import hmac
+import json
 import os
+import re
 import secrets as random_secrets
 import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 
-from itsdangerous import BadData, BadSignature, URLSafeSerializer
+from itsdangerous import BadData, BadSignature, Signer
+from itsdangerous.encoding import base64_decode, base64_encode
 
 from service.contract.errors import ConfigurationError, TokenRefused
 
@@ -21,6 +26,10 @@ KEY_FILE = "click_token.key"
 _MOST_CHARACTERS = 1024  # a real token has about 200
 _LEAST_SECRET = 16
 _MOST_SECRETS = 2
+_SEPARATOR = "."
+# 32 bytes of signature are 43 characters; the last one has two spare bits, which must be 0: one token, one spelling.
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
+_SALT = b"nextquery.click"
 _FORMAT = 1  # first item of the payload; a later format gets the next number
 
 
@@ -39,6 +48,9 @@ class ClickClaims:
     expires_at: int
 
 
+_values = attrgetter(*ClickClaims.__slots__)
+
+
 class TokenSigner:
     """Signs with the newest key, accepts every live one."""
 
@@ -53,11 +65,9 @@ class TokenSigner:
         _check_secrets(secrets, "NEXTQUERY_CLICK_TOKEN_SECRETS")
         self._valid_s = round(valid_days * 86_400)
         self._now = now
-        self._serializer = URLSafeSerializer(
-            list(reversed(secrets)),  # itsdangerous wants the newest last
-            salt="nextquery.click",
-            signer_kwargs={"digest_method": sha256, "key_derivation": "hmac"},
-        )
+        # Not URLSafeSerializer: it compresses and derives keys at every call, which takes ten times as long.
+        keys = [hmac.digest(secret.encode(), _SALT, "sha256") for secret in reversed(secrets)]  # the newest last
+        self._signer = Signer(keys, key_derivation="none", digest_method=sha256, sep=_SEPARATOR)
 
     def expiry(self) -> int:
         """Return the unix second at which a token signed now expires."""
@@ -65,7 +75,8 @@ class TokenSigner:
 
     def sign(self, claims: ClickClaims) -> str:
         """Return the token: letters, digits, `-`, `_` and one dot."""
-        return str(self._serializer.dumps((_FORMAT, *astuple(claims))))
+        payload = json.dumps((_FORMAT, *_values(claims)), separators=(",", ":"))
+        return self._signer.sign(base64_encode(payload)).decode()
 
     def verify(self, token: str, now: float | None = None) -> ClickClaims:
         """Return what the token says, when one of our keys signed it and its time is not over.
@@ -73,10 +84,10 @@ class TokenSigner:
         Raises:
             TokenRefused: `reason` is "malformed", "forged" or "expired".
         """
-        if not token.isascii() or len(token) > _MOST_CHARACTERS or "." not in token:
+        if len(token) > _MOST_CHARACTERS or not _TOKEN.fullmatch(token):
             raise TokenRefused("malformed", "This is no click token. Send the `click_token` of the list, unchanged.")
         try:
-            version, *values = self._serializer.loads(token)
+            version, *values = json.loads(base64_decode(self._signer.unsign(token)))
             claims = ClickClaims(**dict(zip(ClickClaims.__slots__, values, strict=True)))
         except BadSignature:
             raise TokenRefused(

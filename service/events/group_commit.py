@@ -21,6 +21,7 @@ from service.events.inserter import Inserter, Outcome, Row, RowRefused, Write
 __all__ = ["GroupCommit", "Outcome", "RowRefused", "Write"]
 
 _LOG = logging.getLogger(__name__)
+_STOPPING = "The service is stopping, and the row may not have been written. Send it again."
 _CUT_S = 1.0  # for a connection that was cut to come back with its error
 
 
@@ -72,7 +73,7 @@ class GroupCommit:
                 await asyncio.wait([self._task], timeout=self._statement_s)
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_CUT_S)
-        self._refuse(self._take(self._most_queued), "The service is stopping, and the row was not written.")
+        self._refuse(self._take(self._most_queued), _STOPPING)
         with suppress(DatabaseError, RuntimeError):
             await self._in_thread(self._inserter.close, _CUT_S)
         self._thread.shutdown(wait=False)
@@ -133,6 +134,9 @@ class GroupCommit:
             rows = [row for unit in batch for row in unit.rows]
             try:
                 await self._in_thread(partial(self._inserter.insert, rows), self._statement_s)
+            except asyncio.CancelledError:
+                self._refuse(batch, _STOPPING)
+                raise
             except Exception as error:  # not only DatabaseError: nobody may wait for a writer that died
                 _LOG.warning("Writes are refused until the database is back: %s", error)
                 self._refuse(batch, str(error))

@@ -58,7 +58,9 @@ class Connection:
 def http_post(path: str, body: Any) -> bytes:
     """The bytes of a POST with a JSON body."""
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
     return head.encode() + data
 
 
@@ -85,7 +87,13 @@ async def closed_loop(
 
 
 async def open_loop(
-    port: int, make: Callable[[int], bytes], *, per_s: int, seconds: float, connections: int = 64, host: str = "127.0.0.1"
+    port: int,
+    make: Callable[[int], bytes],
+    *,
+    per_s: int,
+    seconds: float,
+    connections: int = 64,
+    host: str = "127.0.0.1",
 ) -> Result:
     """Post at a fixed rate whatever the answers do; latency counts from the time a post was due."""
     result = Result()

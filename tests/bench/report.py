@@ -6,6 +6,7 @@ It knows nothing about what is measured.
 import argparse
 import json
 import operator
+import os
 import platform
 import subprocess
 import sys
@@ -75,7 +76,8 @@ def machine() -> str:
     """The machine in words: processor, cores, memory."""
     memory = next((int(x.split()[1]) for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
     name = next((x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "")
-    return f"{name or platform.processor()}, {_cores()} cores, {round(memory / 2**20)} GiB, Python {platform.python_version()}"
+    size = f"{_cores()} cores, {round(memory / 2**20)} GiB"
+    return f"{name or platform.processor()}, {size}, Python {platform.python_version()}"
 
 
 def _measured(bench: str, cell: Cell, *, fresh: bool) -> dict[str, float]:
@@ -109,8 +111,4 @@ def _lines(path: str) -> list[str]:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-

@@ -102,8 +102,25 @@ def _must_be_generated(side: str, found: load.Result) -> None:
 def _queries() -> Iterator[str]:
     """Endless queries, each new, so that no cache can answer."""
     dice = random.Random(7)
-    places = ["kyoto", "lisbon", "oslo", "quito", "sourdough", "index funds", "guitar", "python", "migraine", "tomatoes"]
-    asks = ["best {} for beginners {}", "{} in winter {}", "how to learn about {} {}", "{} prices {}", "is {} worth it {}"]
+    places = [
+        "kyoto",
+        "lisbon",
+        "oslo",
+        "quito",
+        "sourdough",
+        "index funds",
+        "guitar",
+        "python",
+        "migraine",
+        "tomatoes",
+    ]
+    asks = [
+        "best {} for beginners {}",
+        "{} in winter {}",
+        "how to learn about {} {}",
+        "{} prices {}",
+        "is {} worth it {}",
+    ]
     while True:
         yield dice.choice(asks).format(dice.choice(places), dice.randrange(10_000))
 

@@ -85,7 +85,9 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"The server ended with {process.returncode}. Its last words:\n{log.read_text()[-2000:]}")
+            raise RuntimeError(
+                f"The server ended with {process.returncode}. Its last words:\n{log.read_text()[-2000:]}"
+            )
         with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=2) as answer:
             if answer.status == 200:
                 return

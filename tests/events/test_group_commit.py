@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -144,7 +146,7 @@ async def test_a_bad_row_fails_alone(writer: GroupCommit, database_url: str, cha
     assert stored_ids(database_url) == {f"i{k}" for k in range(50)}
 
 
-async def test_what_only_the_database_finds_wrong_concerns_its_row_alone(writer: GroupCommit, database_url: str) -> None:
+async def test_what_only_the_database_finds_wrong_costs_one_row(writer: GroupCommit, database_url: str) -> None:
     writes = [click(f"i{k}") for k in range(40)]
     writes[7] = click("bad", task=None)
     writes[30] = click("worse", tenant=None)
@@ -269,6 +271,24 @@ async def test_closing_commits_what_was_accepted_and_takes_no_more(engine: Async
     assert len(stored_ids(database_url)) == 700
 
 
+async def test_closing_while_the_database_hangs_leaves_no_caller_waiting(migrated_sqlite: Path, tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{shutil.copy(migrated_sqlite, tmp_path)}"
+    engine = database.create(url, TIMEOUTS.model_copy(update={"database_statement_s": 0.3}))
+    writer = GroupCommit(engine)
+    await writer.start()
+
+    with away(url):
+        waiting = asyncio.create_task(writer.write(click("hanging")))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await writer.close()
+            with pytest.raises(DatabaseError):
+                await waiting
+
+    await engine.dispose()
+    assert stored_ids(url) == set()
+
+
 async def written_again(writer: GroupCommit, write: Write) -> Outcome:
     async with asyncio.timeout(10):
         while True:
@@ -305,3 +325,59 @@ def terminate_others(url: str, name: str | None = None) -> None:
             "WHERE pid <> pg_backend_pid() AND datname = coalesce(%s, current_database())",
             (name,),
         )
+
+
+async def test_a_frozen_database_is_noticed_and_taken_up_again_when_it_thaws(postgresql_url: str) -> None:
+    async with FreezableProxy(postgresql_url) as proxy:
+        quick = TIMEOUTS.model_copy(update={"database_statement_s": 0.2, "database_connect_s": 1})
+        engine = database.create(proxy.url, quick)
+        writer = GroupCommit(engine)
+        await writer.start()
+        await writer.write(click("frozen-before"))
+
+        proxy.running.clear()
+        async with asyncio.timeout(3):
+            with pytest.raises(DatabaseError):
+                await writer.write(click("frozen-while"))
+        proxy.running.set()
+        outcome = await written_again(writer, click("frozen-after"))
+
+        await writer.close()
+        await engine.dispose()
+    assert outcome is Outcome.STORED
+
+
+class FreezableProxy:
+    """Forwards to PostgreSQL while `running` is set; connections stay open while it is not."""
+
+    def __init__(self, url: str) -> None:
+        self._target = make_url(url)
+        self.running = asyncio.Event()
+        self.running.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "FreezableProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = self._target.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection(self._target.host, self._target.port or 5432)
+        for source, sink in ((reader, forth), (back, writer)):
+            self._tasks.add(asyncio.create_task(self._pump(source, sink)))
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65_536):
+                await self.running.wait()
+                sink.write(data)
+                await sink.drain()
+        finally:
+            sink.close()

@@ -79,6 +79,11 @@ class Kind:
         )
 
     @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all entities."""
+        return frozenset(entity.name for entity in self.entities)
+
+    @cached_property
     def training(self) -> tuple[str, ...]:
         """Names of the entities that training may use."""
         return tuple(entity.name for entity in self.entities if not entity.held_out)

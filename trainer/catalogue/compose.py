@@ -230,8 +230,8 @@ def _question(catalogue: Catalogue, kind: Kind, entity: str, rng: Random) -> tup
 
 
 def _bare(kind: Kind, entity: str, rng: Random) -> str:
-    if kind.generic or kind.noun in entity or rng.random() < 0.7:
-        return entity
+    if kind.generic or kind.noun in entity or (entity in kind.names and rng.random() < 0.7):
+        return entity  # of a made-up name nobody could tell the kind, so it keeps its noun
     return f"{entity} {kind.noun}"
 
 

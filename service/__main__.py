@@ -1,0 +1,162 @@
+"""The command line of the online half: serve, db, models, doctor.
+
+It knows how to ask and how to show; every command imports what it needs when it is called.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from service.contract.settings import Settings
+
+serve = typer.Typer(add_completion=False)
+db = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, migrate and check the database.")
+models = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the registered models and who serves.")
+doctor = typer.Typer(add_completion=False)
+
+_Result = TypeVar("_Result")
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+
+
+@serve.command("serve")
+def run_service(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.", show_default="8080")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, vllm_local, transformers_local, scripted or off.", show_default="auto")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="champion, or a model by path or hub id.", show_default="champion")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the database and the secrets are kept.", show_default=".data")
+    ] = None,
+) -> None:
+    """Serve /recommend and /click. Options go before NEXTQUERY_ variables, and those before .env."""
+    settings = _settings(host=host, port=port, engine=engine, policy=policy, data_dir=data_dir)
+
+    from service.app import serve as serve_until_stopped
+
+    raise typer.Exit(serve_until_stopped(settings))
+
+
+@db.command()
+def upgrade(as_json: AsJson = False) -> None:
+    """Bring the schema up to date, creating the database's tables if need be."""
+    settings = _settings()
+
+    from service.contract import database
+
+    database.upgrade(settings.resolved_database_url(), settings.timeouts)
+    _say({"revision": database.head_revision()}, "The database is at schema revision {revision}.", as_json)
+
+
+@db.command()
+def check(as_json: AsJson = False) -> None:
+    """Check that the database answers and has the tables of this code."""
+    from service.contract import database
+
+    _with_database(database.check_schema)
+    _say({"revision": database.head_revision()}, "The database answers, at schema revision {revision}.", as_json)
+
+
+@models.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List every registered version, newest first, and what it serves."""
+    from service.contract import registry
+
+    async def read(engine: "AsyncEngine") -> tuple[Any, Any]:
+        return await registry.list_versions(engine), await registry.list_champions(engine)
+
+    versions, champions = _with_database(read)
+    serves = {champion.version: f"{champion.kind} for {champion.task}" for champion in champions}
+    rows = [{**asdict(version), "champion": serves.get(version.version)} for version in versions]
+    if as_json:
+        return _print_json(rows)
+    _print_table("Models", ["version", "kind", "task", "created_at", "champion"], rows)
+
+
+@models.command("show")
+def show_model(version: str, as_json: AsJson = False) -> None:
+    """Show one version: where its files are, their checksum, its parent and its metrics."""
+    from service.contract import registry
+
+    model = asdict(_with_database(lambda engine: registry.show(engine, version)))
+    if as_json:
+        return _print_json(model)
+    _print_table(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
+
+
+@doctor.command("doctor")
+def examine(as_json: AsJson = False) -> None:
+    """Check everything that nextquery depends on, and say how to mend it."""
+    settings = _settings()
+
+    from service.doctor import examine_all
+
+    findings = [asdict(finding) for finding in examine_all(settings)]
+    if as_json:
+        _print_json(findings)
+    else:
+        _print_table("nextquery doctor", ["name", "state", "finding", "remedy"], findings)
+    raise typer.Exit(int(any(finding["state"] == "fail" for finding in findings)))
+
+
+def _settings(**overrides: Any) -> "Settings":
+    from service.contract.settings import load_settings
+
+    return load_settings(**overrides)
+
+
+def _with_database(read: "Callable[[AsyncEngine], Awaitable[_Result]]") -> _Result:
+    settings = _settings()
+
+    from service.contract.database import create
+
+    async def run() -> _Result:
+        engine = create(settings.resolved_database_url(), settings.timeouts)
+        try:
+            return await read(engine)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+def _say(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(values)
+    else:
+        print(sentence.format(**values))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, default=str, indent=2))
+
+
+def _print_table(title: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        cells = ("" if row[column] is None else str(row[column]) for column in columns)
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in cells))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    from service.contract.command_line import main
+
+    main()

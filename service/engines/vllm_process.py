@@ -1,0 +1,75 @@
+"""The child processes of one engine: told apart from others of this process, and ended for certain.
+
+It knows nothing about vLLM's classes; only about processes and environment variables.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import psutil
+
+_ENDED_POLITELY_S = 2.0
+_KEPT = "VLLM_"  # vLLM reads these again later; all others are put back after the start
+
+
+class EngineProcesses:
+    """Every process that `multiprocessing` started here after `begin`, and what those started.
+
+    A mark in their environment would be plainer, but vLLM's process titles overwrite what the kernel shows of it.
+    """
+
+    def __init__(self) -> None:
+        self._others: set[int | None] = set()
+        self._known: dict[int, psutil.Process] = {}
+
+    def begin(self) -> None:
+        """From now on, new child processes are the engine's."""
+        self._others = {child.pid for child in multiprocessing.active_children()}
+
+    def alive(self) -> list[psutil.Process]:
+        """The engine's processes that still live; zombies do not."""
+        for child in multiprocessing.active_children():
+            if child.pid not in self._others and child.pid is not None:
+                self._remember(child.pid)
+        return [process for process in self._known.values() if _is_alive(process)]
+
+    async def end(self, politely_s: float = _ENDED_POLITELY_S) -> None:
+        """Wait a little for them to go, then kill what is left; a stopped process is killed too."""
+        deadline = time.monotonic() + politely_s
+        while self.alive() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for process in self.alive():
+            with suppress(psutil.Error):
+                process.kill()
+
+    def _remember(self, pid: int) -> None:
+        with suppress(psutil.Error):
+            root = self._known.setdefault(pid, psutil.Process(pid))
+            for process in root.children(recursive=True):
+                self._known.setdefault(process.pid, process)
+
+
+@contextmanager
+def borrowed_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes started inside, and put back what other children must not inherit."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if not name.startswith(_KEPT)]:
+            if name not in before:
+                del os.environ[name]
+            elif os.environ[name] != before[name]:
+                os.environ[name] = before[name]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -1,0 +1,219 @@
+"""Trains the base model from scratch: language, and the prompt format of every task.
+
+It knows nothing about SFT or serving. Examples are composed as they are needed, so nothing but the seed is stored;
+rows are grouped by length instead of packed, so that each starts at position 0 without neighbours, as in serving.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from service.contract.tokenizer import PromptTokenizer
+from trainer.catalogue.catalogue import Catalogue, load_catalogue
+from trainer.catalogue.compose import compose
+from trainer.encoding import Encoded, encode
+from trainer.progress import reporter
+
+_POOL = 2048  # examples sorted by length together
+_STATE = "state.pt"
+_MAX_TOKENS = 320  # of a training row; one in two thousand is longer and left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig:
+    """How the base model is made. `prompt_weight`: weight of a prompt token's loss, a response token's being 1.
+
+    Training ends after `total_tokens` or `max_minutes`, whichever comes first; the learning rate follows both.
+    """
+
+    hidden_size: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate_size: int = 704
+    total_tokens: int = 9_000_000
+    max_minutes: float = math.inf
+    tokens_per_step: int = 4096
+    learning_rate: float = 2e-3
+    warmup_share: float = 0.03
+    weight_decay: float = 0.05
+    prompt_weight: float = 0.1
+    seed: int = 1
+    save_every_s: float = 240.0
+    compile: bool = True
+
+
+def pretrain(tokenizer: PromptTokenizer, work: Path, config: PretrainConfig, *, quiet: bool = False) -> Any:
+    """Train, or go on from the newest state in `work`; returns the transformers model. Metrics go to `metrics.jsonl`."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(config.seed)
+    model = new_model(tokenizer, config).to(device)
+    optimizer = _optimizer(model, config)
+    state = _load_state(work, model, optimizer, device)
+    step_loss = torch.compile(_loss, dynamic=True) if config.compile else _loss
+    precision = torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
+    report, saved_at, began = reporter(work / "metrics.jsonl", quiet=quiet), time.monotonic(), time.monotonic()
+    elapsed_before = state["elapsed_s"]
+
+    for position, rows in batches(load_catalogue(), tokenizer, config, start=state["position"]):
+        step_began = time.monotonic()
+        done = max(state["tokens"] / config.total_tokens, state["elapsed_s"] / 60 / config.max_minutes)
+        if done >= 1.0:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(done, config.warmup_share)
+        ids, weights = (tensor.to(device) for tensor in padded(rows, config.prompt_weight))
+        with precision:
+            loss = step_loss(model, ids, weights)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        tokens = sum(len(row) for row in rows)
+        now = time.monotonic()
+        state |= {
+            "position": position,
+            "tokens": state["tokens"] + tokens,
+            "step": state["step"] + 1,
+            "elapsed_s": elapsed_before + now - began,
+            "loss": 0.98 * (state["loss"] or loss.item()) + 0.02 * loss.item(),
+        }
+        report(
+            min(done, 0.99999),
+            {
+                "step": state["step"],
+                "tokens": state["tokens"],
+                "loss": round(state["loss"], 4),
+                "grad_norm": round(float(norm), 3),
+                "lr": optimizer.param_groups[0]["lr"],
+                "tokens_per_s": round(tokens / (now - step_began)),
+            },
+        )
+        if now - saved_at > config.save_every_s:
+            _save_state(work, model, optimizer, state)
+            saved_at = now
+    report(1.0, {"step": state["step"], "tokens": state["tokens"], "loss": round(state["loss"], 4)})
+    _save_state(work, model, optimizer, state)
+    return model
+
+
+def new_model(tokenizer: PromptTokenizer, config: PretrainConfig) -> Any:
+    """A Llama with random weights. Heads are 64 wide, since vLLM on CPU takes no 16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=tokenizer.vocabulary_size if hasattr(tokenizer, "vocabulary_size") else 4096,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=64,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=tokenizer.start_ids[0],
+            eos_token_id=tokenizer.eos_ids[0],
+        )
+    )
+
+
+def batches(
+    catalogue: Catalogue, tokenizer: PromptTokenizer, config: PretrainConfig, *, start: tuple[int, int] = (0, -1)
+) -> Iterator[tuple[tuple[int, int], list[Encoded]]]:
+    """Batches of about `tokens_per_step` padded tokens without end, each with its position, from after `start`."""
+    for pool in count(start[0]):
+        examples = islice(compose(catalogue, config.seed * 1_000_003 + pool), _POOL)
+        rows = sorted((encode(example, tokenizer) for example in examples), key=len)
+        groups = _grouped([row for row in rows if len(row) <= _MAX_TOKENS], config.tokens_per_step)
+        Random(pool).shuffle(groups)
+        for number, group in enumerate(groups):
+            if (pool, number) > tuple(start):
+                yield (pool, number), group
+
+
+def padded(rows: list[Encoded], prompt_weight: float) -> tuple[Any, Any]:
+    """Token ids (B, T) and the weight of each as a target (B, T); padding has weight 0."""
+    import torch
+
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    weights = torch.zeros(len(rows), longest)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row.prompt + row.response)
+        weights[i, : len(row.prompt)] = prompt_weight
+        weights[i, len(row.prompt) : len(row)] = 1.0
+    return ids, weights
+
+
+def _loss(model: Any, ids: Any, weights: Any) -> Any:
+    """Weighted mean cross-entropy of the next token. Padding stands at the end, so causal attention never sees it."""
+    from torch.nn.functional import cross_entropy
+
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    each = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    targets = weights[:, 1:].flatten()
+    return (each * targets).sum() / targets.sum()
+
+
+def _grouped(rows: list[Encoded], tokens: int) -> list[list[Encoded]]:
+    """Neighbours in groups whose padded size is at most `tokens`."""
+    groups: list[list[Encoded]] = [[]]
+    for row in rows:
+        if len(row) * (len(groups[-1]) + 1) > tokens and groups[-1]:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def _optimizer(model: Any, config: PretrainConfig) -> Any:
+    import torch
+
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _schedule(done: float, warmup_share: float) -> float:
+    """Linear warm-up, then cosine down to 5 %."""
+    if done < warmup_share:
+        return max(done / warmup_share, 0.02)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (done - warmup_share) / (1 - warmup_share)))
+
+
+def _save_state(work: Path, model: Any, optimizer: Any, state: dict[str, Any]) -> None:
+    """Write everything that resuming needs; the old state stays until the new one is whole."""
+    import torch
+
+    work.mkdir(parents=True, exist_ok=True)
+    draft = work / f".{_STATE}.draft"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, draft)
+    draft.replace(work / _STATE)
+
+
+def _load_state(work: Path, model: Any, optimizer: Any, device: str) -> dict[str, Any]:
+    import torch
+
+    path = work / _STATE
+    if not path.is_file():
+        return {"position": (0, -1), "tokens": 0, "step": 0, "elapsed_s": 0.0, "loss": 0.0}
+    saved = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return dict(saved["state"])
+
+
+def describe(config: PretrainConfig) -> dict[str, Any]:
+    """The configuration as plain values, for the manifest."""
+    return {key: value for key, value in asdict(config).items() if value != math.inf}
