@@ -22,7 +22,7 @@ check: .venv ## format, lint, types, import rules
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: run 'make format'."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 format: .venv ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format .

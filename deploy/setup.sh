@@ -23,6 +23,7 @@ main() {
     install --no-deps -r "$list"
     install --no-deps --no-build-isolation -e .
     check_absent torchvision torchaudio torchcodec
+    "$python" -c "import torch, transformers" || fail "The packages are there, but cannot be imported; see above."
     echo "$place $inputs" >"$stamp"
     echo "Ready. 'make run' starts the service, 'make test' tests it, '.venv/bin/nextquery doctor' looks for trouble."
 }
@@ -66,7 +67,7 @@ works() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1
 }
 
-install_torch_for_cpu() { # the CPU build where there is one: the plain one for Linux carries gigabytes of CUDA
+install_torch_for_cpu() { # the CPU build where there is one: the plain one for Linux asks for gigabytes of CUDA
     case "$("$python" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null)" in
         "$torch" | "$torch"+cpu) return 0 ;;
     esac
@@ -74,7 +75,7 @@ install_torch_for_cpu() { # the CPU build where there is one: the plain one for 
     trap 'rm -f "$log"' EXIT
     install --no-deps "torch==$torch+cpu" 2>>"$log" ||
         install --no-deps --retries 1 --index-url "$torch_cpu_index" "torch==$torch+cpu" 2>>"$log" ||
-        install --no-deps "torch==$torch" 2>>"$log" ||
+        install "torch==$torch" 2>>"$log" ||
         { cat "$log" >&2 && fail "PyTorch $torch could not be installed; pip's words stand above."; }
 }
 

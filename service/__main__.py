@@ -120,6 +120,7 @@ def _settings(**overrides: Any) -> "Settings":
 
 def _with_database(read: "Callable[[AsyncEngine], Awaitable[_Result]]") -> _Result:
     settings = _settings()
+    _make_room(settings.data_dir)
 
     from service.contract.database import create
 
@@ -131,6 +132,17 @@ def _with_database(read: "Callable[[AsyncEngine], Awaitable[_Result]]") -> _Resu
             await engine.dispose()
 
     return asyncio.run(run())
+
+
+def _make_room(data_dir: Path) -> None:
+    from service.contract.errors import ConfigurationError
+
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The data directory {data_dir} cannot be created: {error.strerror}. Set NEXTQUERY_DATA_DIR to a place that can."
+        ) from error
 
 
 def _say(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:

@@ -22,7 +22,8 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from service.contract import database
-from service.contract.settings import Timeouts
+from service.contract.settings import STARTER, Timeouts
+from tests.tiny_models import make_model
 
 ROOT = Path(__file__).parents[1]
 _STEP_S = 0.05
@@ -69,7 +70,9 @@ class ServiceProcess:
         started = time.monotonic()
         while time.monotonic() - started < within_s:
             assert self.process is not None
-            assert self.process.poll() is None, f"The service ended with {self.process.returncode}:\n{self.log()[-3000:]}"
+            assert self.process.poll() is None, (
+                f"The service ended with {self.process.returncode}:\n{self.log()[-3000:]}"
+            )
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(self.url + path, timeout=2).status_code == 200:
                     return time.monotonic() - started
@@ -136,13 +139,23 @@ class ServiceProcess:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *, until: str = "/livez", within_s: float = 60, **settings: str) -> Iterator[ServiceProcess]:
+def running(
+    data_dir: Path, *, until: str = "/livez", within_s: float = 60, **settings: str
+) -> Iterator[ServiceProcess]:
     """A service that is stopped at the end."""
     service = ServiceProcess(data_dir, settings)
     try:
         yield service.start(until=until, within_s=within_s)
     finally:
         service.stop()
+
+
+def language_model(directory: Path) -> Path:
+    """A model that vLLM can load: NEXTQUERY_TEST_POLICY, else the shipped starter, else a tiny random one."""
+    given = os.environ.get("NEXTQUERY_TEST_POLICY")
+    if given:
+        return Path(given)
+    return STARTER if STARTER.is_dir() else make_model(directory)
 
 
 def rows(database_url: str, table: str) -> list[dict[str, Any]]:

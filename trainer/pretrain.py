@@ -5,6 +5,7 @@ rows are grouped by length instead of packed, so that each starts at position 0 
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -53,56 +54,51 @@ def pretrain(tokenizer: PromptTokenizer, work: Path, config: PretrainConfig, *, 
     """Train, or go on from the newest state in `work`; returns the transformers model. Metrics go to `metrics.jsonl`."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, world = _join()
+    device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
     model = new_model(tokenizer, config).to(device)
     optimizer = _optimizer(model, config)
     state = _load_state(work, model, optimizer, device)
     step_loss = torch.compile(_loss, dynamic=True) if config.compile else _loss
-    precision = torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
-    report, saved_at, began = reporter(work / "metrics.jsonl", quiet=quiet), time.monotonic(), time.monotonic()
-    elapsed_before = state["elapsed_s"]
+    precision = torch.autocast("cuda", torch.bfloat16) if "cuda" in device else nullcontext()
+    report, saved_at = reporter(work / "metrics.jsonl", quiet=quiet or rank > 0), time.monotonic()
 
-    for position, rows in batches(load_catalogue(), tokenizer, config, start=state["position"]):
+    stream = batches(load_catalogue(), tokenizer, config, start=state["position"])
+    while (done := _done(state, config)) < 1.0:
         step_began = time.monotonic()
-        done = max(state["tokens"] / config.total_tokens, state["elapsed_s"] / 60 / config.max_minutes)
-        if done >= 1.0:
-            break
+        together = list(islice(stream, world))  # every process composes all of them, and takes its own
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(done, config.warmup_share)
-        ids, weights = (tensor.to(device) for tensor in padded(rows, config.prompt_weight))
+        ids, weights = (tensor.to(device) for tensor in padded(together[rank][1], config.prompt_weight))
         with precision:
             loss = step_loss(model, ids, weights)
         loss.backward()
+        step_s = torch.tensor(time.monotonic() - step_began, device=device)
+        _average([*(p.grad for p in model.parameters()), loss.data, step_s], world)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-        tokens = sum(len(row) for row in rows)
-        now = time.monotonic()
-        state |= {
-            "position": position,
-            "tokens": state["tokens"] + tokens,
-            "step": state["step"] + 1,
-            "elapsed_s": elapsed_before + now - began,
-            "loss": 0.98 * (state["loss"] or loss.item()) + 0.02 * loss.item(),
-        }
+        tokens = sum(len(row) for _, rows in together for row in rows)
+        state = _advanced(state, together[-1][0], tokens, float(step_s), loss.item())
         report(
-            min(done, 0.99999),
+            done,
             {
                 "step": state["step"],
                 "tokens": state["tokens"],
                 "loss": round(state["loss"], 4),
                 "grad_norm": round(float(norm), 3),
                 "lr": optimizer.param_groups[0]["lr"],
-                "tokens_per_s": round(tokens / (now - step_began)),
+                "tokens_per_s": round(tokens / (time.monotonic() - step_began)),
             },
         )
-        if now - saved_at > config.save_every_s:
+        if rank == 0 and time.monotonic() - saved_at > config.save_every_s:
             _save_state(work, model, optimizer, state)
-            saved_at = now
+            saved_at = time.monotonic()
     report(1.0, {"step": state["step"], "tokens": state["tokens"], "loss": round(state["loss"], 4)})
-    _save_state(work, model, optimizer, state)
+    if rank == 0:
+        _save_state(work, model, optimizer, state)
     return model
 
 
@@ -174,6 +170,46 @@ def _grouped(rows: list[Encoded], tokens: int) -> list[list[Encoded]]:
             groups.append([])
         groups[-1].append(row)
     return groups
+
+
+def _join() -> tuple[int, int]:
+    """This process's rank and how many there are, under `torchrun`; alone otherwise."""
+    import torch
+    from torch import distributed
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (distributed.get_rank(), world) if world > 1 else (0, 1)
+
+
+def _average(tensors: list[Any], world: int) -> None:
+    """Replace each tensor by its mean over all processes, in one exchange."""
+    import torch
+    from torch import distributed
+
+    if world == 1:
+        return
+    flat = torch.cat([tensor.float().flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    for tensor, mean in zip(tensors, flat.div_(world).split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def _done(state: dict[str, Any], config: PretrainConfig) -> float:
+    return float(max(state["tokens"] / config.total_tokens, state["elapsed_s"] / 60 / config.max_minutes))
+
+
+def _advanced(
+    state: dict[str, Any], position: tuple[int, int], tokens: int, step_s: float, loss: float
+) -> dict[str, Any]:
+    return {
+        "position": position,
+        "tokens": state["tokens"] + tokens,
+        "step": state["step"] + 1,
+        "elapsed_s": state["elapsed_s"] + step_s,
+        "loss": 0.98 * (state["loss"] or loss) + 0.02 * loss,
+    }
 
 
 def _optimizer(model: Any, config: PretrainConfig) -> Any:

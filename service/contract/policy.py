@@ -10,7 +10,7 @@ from typing import Any
 from service.contract.artifact import MANIFEST, seal, verify
 from service.contract.errors import ArtifactError, PromptMismatch
 from service.contract.tasks import all_tasks
-from service.contract.tokenizer import PromptTokenizer, TextFormat
+from service.contract.tokenizer import PromptTokenizer, TextFormat, chat_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,19 @@ def load_policy(reference: str | Path) -> Policy:
     if not (directory / MANIFEST).is_file():
         return _foreign(str(reference), directory)
     manifest = verify(directory)
-    text_format = TextFormat(**manifest["format"])
-    _check_prompts(str(manifest["version"]), manifest["prompts"], text_format)
+    try:
+        version, prompts, locales = str(manifest["version"]), dict(manifest["prompts"]), tuple(manifest["locales"])
+        text_format = TextFormat(**manifest["format"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"The manifest of {directory} is not a policy's: {error!r} is wrong. Give the directory of a policy."
+        ) from None
+    _check_prompts(version, prompts, text_format)
     return Policy(
-        version=str(manifest["version"]),
+        version=version,
         directory=directory,
         tokenizer=PromptTokenizer(directory, text_format),
-        locales=tuple(manifest["locales"]),
+        locales=locales,
         lineage=manifest.get("lineage"),
     )
 
@@ -86,8 +92,7 @@ def _check_prompts(version: str, trained: dict[str, str], text_format: TextForma
 
 
 def _foreign(reference: str, directory: Path) -> Policy:
-    chat = (directory / "chat_template.jinja").is_file() or '"chat_template"' in _text(directory / "tokenizer_config.json")
-    tokenizer = PromptTokenizer(directory, TextFormat(chat=chat))
+    tokenizer = PromptTokenizer(directory, TextFormat(chat=chat_template(directory) is not None))
     return Policy(version=reference, directory=directory, tokenizer=tokenizer, locales=("*",))
 
 
@@ -101,7 +106,3 @@ def _from_hub(reference: str) -> Path:
             f"There is no model directory {reference!r}, and the hub did not give one ({type(error).__name__}). "
             "Check the name, or download the model and give its path."
         ) from error
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""

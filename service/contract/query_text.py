@@ -11,13 +11,22 @@ _SPACES = re.compile(r"\s+")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 
+class _Visible(dict[int, int]):
+    """A table for `str.translate` that is filled as characters are met."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = ord(" ") if unicodedata.category(chr(code)) in _UNSEEN else code
+        return self[code]
+
+
+_VISIBLE = _Visible()
+
+
 def one_line(text: str) -> str:
     """`text` as one visible line: NFKC, unseen characters and line breaks become single spaces."""
     if text.isascii() and text.isprintable():
         return text.strip() if "  " not in text else _SPACES.sub(" ", text).strip()
-    composed = unicodedata.normalize("NFKC", text)
-    seen = "".join(c if unicodedata.category(c) not in _UNSEEN else " " for c in composed)
-    return _SPACES.sub(" ", seen).strip()
+    return _SPACES.sub(" ", unicodedata.normalize("NFKC", text).translate(_VISIBLE)).strip()
 
 
 def match_key(text: str) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -17,7 +16,7 @@ from service.contract.settings import Settings
 
 _ROOT = Path(__file__).parents[2]
 _COMMAND = "python -m service.contract.settings_reference"
-_SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,8 @@ def markdown() -> str:
             "# Settings",
             "",
             "Set them as environment variables, or in a file `.env` in the folder that nextquery is started in;",
-            "options of `nextquery serve` go before both. Lists are JSON, as in `[1, 2]`. An empty variable means the default.",
+            "options of `nextquery serve` go before both. Lists are JSON, as in `[1, 2]`; an empty variable means its",
+            "default.",
             "",
             f"Written by `{_COMMAND}` from `service/contract/settings.py`: edit that, not this.",
             "",
@@ -86,12 +86,8 @@ def _written(default: Any) -> str:
 def _bounds(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(map(str, get_args(field.annotation)))
-    return ", ".join(
-        f"{sign} {getattr(bound, name):g}"
-        for bound in field.metadata
-        for kind, (sign, name) in _SIGNS.items()
-        if isinstance(bound, kind)
-    )
+    found = [(sign, getattr(bound, name, None)) for bound in field.metadata for name, sign in _SIGNS.items()]
+    return ", ".join(f"{sign} {limit:g}" for sign, limit in found if limit is not None)
 
 
 def _meaning(field: FieldInfo) -> str:

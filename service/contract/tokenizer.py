@@ -6,10 +6,12 @@ It knows nothing about tasks; what people typed can never become a special token
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from service.contract.errors import ArtifactError
 
@@ -44,15 +46,12 @@ class PromptTokenizer:
                 "transformers.AutoTokenizer and save it again, which writes the file."
             )
         self.format = text_format
-        self._specials = Tokenizer.from_file(str(path))
-        self._plain = Tokenizer.from_file(str(path))
+        self._specials, self._plain = _read_tokenizer(path), _read_tokenizer(path)
         self._plain.encode_special_tokens = True
         config = _read_json(directory / "tokenizer_config.json")
         self.eos_ids = self._eos_ids(directory, config)
         self.start_ids, self.end_ids = self._frame(directory, config)
-        self.separator_ids = tuple(
-            self._specials.encode(text_format.separator, add_special_tokens=False).ids
-        )
+        self.separator_ids = tuple(self._specials.encode(text_format.separator, add_special_tokens=False).ids)
         if text_format.separator_is_token and len(self.separator_ids) != 1:
             raise ArtifactError(
                 f"The separator {text_format.separator!r} is {len(self.separator_ids)} tokens in {path}, not one. "
@@ -80,14 +79,25 @@ class PromptTokenizer:
         return str(self._specials.decode(list(token_ids), skip_special_tokens=False))
 
     def token_ends(self, token_ids: tuple[int, ...]) -> list[int]:
-        """For each token the number of characters of the decoded text that it and all before it make, (T,)."""
-        ends, total = [], 0
+        """For each token the character of the decoded text at which it ends, (T,).
+
+        Tokens that share a character all end where it ends.
+        """
+        text, pieces = self.decode(token_ids), [self._token_text(token_id) for token_id in token_ids]
+        if "".join(pieces) != text:  # a character is split over tokens, or the decoder looks at neighbours
+            return self._streamed_ends(token_ids, len(text))
+        return list(accumulate(map(len, pieces)))
+
+    def _streamed_ends(self, token_ids: tuple[int, ...], length: int) -> list[int]:
+        ends: list[int] = []
+        total, waiting, stream = 0, 0, DecodeStream(ids=[], skip_special_tokens=False)
         for token_id in token_ids:
-            total += len(self._token_text(token_id))
-            ends.append(total)
-        if ends and ends[-1] != len(self.decode(token_ids)):  # a character split over tokens: count from prefixes
-            return [len(self.decode(token_ids[: k + 1])) for k in range(len(token_ids))]
-        return ends
+            waiting += 1
+            if piece := stream.step(self._specials, token_id):
+                total += len(piece)
+                ends += [min(total, length)] * waiting
+                waiting = 0
+        return ends + [length] * waiting
 
     def _eos_ids(self, directory: Path, config: dict[str, Any]) -> tuple[int, ...]:
         generation = _read_json(directory / "generation_config.json").get("eos_token_id")
@@ -114,9 +124,8 @@ class PromptTokenizer:
 def _chat_halves(directory: Path, config: dict[str, Any]) -> tuple[str, str]:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    file = directory / "chat_template.jinja"
-    template = file.read_text() if file.is_file() else config.get("chat_template")
-    if not isinstance(template, str):
+    template = chat_template(directory, config)
+    if not template:
         raise ArtifactError(
             f"{directory} has no chat template, but its policy says chat. Set the manifest's `chat` to false, or "
             "save the tokenizer with its template."
@@ -126,14 +135,44 @@ def _chat_halves(directory: Path, config: dict[str, Any]) -> tuple[str, str]:
         for name, value in config.items()
         if name.endswith("_token")
     }
-    rendered = (
-        ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(messages=[{"role": "user", "content": _CONTENT}], add_generation_prompt=True, **values)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    before, _, after = rendered.partition(_CONTENT)
+    messages = [{"role": "user", "content": _CONTENT}]
+    try:
+        rendered = environment.from_string(template).render(messages=messages, add_generation_prompt=True, **values)
+    except Exception as error:  # a template is a program, and may fail in any way
+        raise ArtifactError(
+            f"The chat template of {directory} cannot be rendered ({type(error).__name__}: {error}). Set the "
+            "manifest's `chat` to false, or mend the template."
+        ) from error
+    before, content, after = rendered.partition(_CONTENT)
+    if not content:
+        raise ArtifactError(f"The chat template of {directory} leaves the user's message out. Mend the template.")
     return before, after
 
 
+def chat_template(directory: Path, config: dict[str, Any] | None = None) -> str | None:
+    """The chat template of a Hugging Face model directory, the default one where it has several; None without."""
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = (config if config is not None else _read_json(directory / "tokenizer_config.json")).get("chat_template")
+    if isinstance(template, list):
+        template = {item["name"]: item["template"] for item in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ArtifactError(f"{path} cannot be read ({error}). Restore it, or save the tokenizer again.") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ArtifactError(f"{path} is no JSON ({error}). Restore it, or save the model again.") from error
+    return found if isinstance(found, dict) else {}

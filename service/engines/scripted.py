@@ -76,7 +76,7 @@ class Scripted:
     async def _misbehave(self) -> None:
         if self.fail_next:
             raise self.fail_next.pop(0)
-        while self.frozen:  # noqa: ASYNC110 - a flag that tests set from anywhere is simpler than an event
+        while self.frozen:
             await asyncio.sleep(0.005)
         if self.delay_s:
             await asyncio.sleep(self.delay_s)

@@ -152,7 +152,7 @@ class VllmLocal:
         llm = None
         try:
             with borrowed_environment(_environment(self._settings)):
-                llm = _build(self._directory, self._settings, self._limits)
+                llm = _build(self._directory, self._settings, self._limits, self._release)
             _tell(loop, built, llm, None)
         except BaseException as error:
             _tell(loop, built, None, error)
@@ -175,12 +175,14 @@ def create(directory: Path, settings: Settings) -> VllmLocal:
     return VllmLocal(directory, settings, read_limits(directory, settings.engine_context_tokens))
 
 
-def _build(directory: Path, settings: Settings, limits: ModelLimits) -> Any:
+def _build(directory: Path, settings: Settings, limits: ModelLimits, release: threading.Event) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     _quiet_here()
+    if release.is_set():  # the import took seconds, in which the engine was closed
+        raise EngineUnavailable("The vLLM engine was closed while it started. Create a new one.")
     arguments = AsyncEngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,

@@ -4,6 +4,7 @@ It knows nothing about HTTP, users or what may be shown.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from service.contract.prompt import UnifiedTask
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
 from service.pipeline.request import RecommendRequest, Trace
 
+_LOG = logging.getLogger(__name__)
 _TOKENS_PER_QUERY = 14  # the 99th percentile of the starter policy's queries, separator included
 _TOKENS_PER_TEXT = 20
 
@@ -65,6 +67,8 @@ class Generator:
         trace.prompt_text, trace.prompt_tokens = prompt.text, len(prompt.token_ids)
         trace.prompt_dropped = prompt.dropped
         trace.sampling = {name: getattr(sampling, name) for name in ("temperature", "top_p", "seed", "max_tokens", "n")}
+        if sampling.max_tokens < 1:
+            raise NoList("prompt_too_long")
         completion = await self._complete(request_id, prompt.token_ids, sampling, until)
         trace.finish_reason = completion.finish_reason
         return self._read(request, policy, completion, trace)
@@ -103,6 +107,11 @@ class Generator:
             raise NoList("engine_unavailable") from None
         except EngineError:
             raise NoList("engine_error") from None
+        except Exception as error:  # an engine's own bug must not cost the reply; its text may hold the prompt
+            _LOG.error("The engine failed with %s, which is none of its documented errors.", type(error).__name__)
+            raise NoList("engine_error") from None
+        if not completions:
+            raise NoList("engine_error")
         return completions[0]
 
     def _read(self, request: RecommendRequest, policy: Policy, completion: Completion, trace: Trace) -> Slate:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -42,7 +42,7 @@ class PopularQueries:
 
     def top(self, locale: str) -> list[Candidate]:
         """Popular queries in the language of `locale`, best first."""
-        found = self._by_language.get(locale.split("-")[0], ())
+        found = self._by_language.get(locale.split("-")[0].lower(), ())
         return [Candidate(text=text, source=ServedBy.POPULAR) for text in found]
 
     async def keep_fresh(self) -> None:
@@ -58,7 +58,9 @@ class PopularQueries:
     async def refresh(self) -> None:
         """Read the popular queries of the last days from the search log."""
         people = func.count(func.distinct(searches.c.user_id))
-        language = func.substr(searches.c.locale, 1, 2)
+        locale = func.lower(searches.c.locale)  # en, pt-br, fil
+        two_letters = func.substr(locale, 3, 1).in_(["", "-"])
+        language = case((two_letters, func.substr(locale, 1, 2)), else_=func.substr(locale, 1, 3))
         query = (
             select(language, searches.c.match_key)
             .where(searches.c.at >= self._now() - timedelta(days=self._days))

@@ -4,21 +4,29 @@ It knows nothing about how candidates were made.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 
 from service.contract.query_text import match_key, one_line
+from service.contract.tasks import all_tasks
 from service.contract.types import Candidate
 
-_ADDRESS = re.compile(r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|ru|cn|info|biz|xyz)\b|\S@\S", re.IGNORECASE)
-_TEMPLATE = re.compile(r"<[|/]?\w+[|]?>|\[/?INST\]|#{2,}|\{\{|\}\}|<<|>>", re.IGNORECASE)
-_INSTRUCTIONS = re.compile(
-    r"expert in query recommendation|most likely to click|ignore (?:all|any|the|your) |"
-    r"(?:system|previous|above) (?:prompt|instruction)s?|\b(?:instructions|inputs|response):",
+_ADDRESS = re.compile(
+    r"://|\b(?:https?|mailto|javascript):|www\.|\S@\S|\b\d{1,3}(?:\.\d{1,3}){3}\b|"
+    r"\w[.\u3002](?:com|net|org|edu|gov|io|co|me|tv|ai|app|dev|ru|cn|uk|de|info|biz|xyz|top|site|online|shop|link|tk)\b",
     re.IGNORECASE,
 )
-_LONG_NUMBER = re.compile(r"(?:\d[ -]?){9,}")  # phone, card and identity numbers; years and model names are shorter
-_WORD = re.compile(r"\w+")
+_TEMPLATE = re.compile(r"<[|/]?\w+[|]?>|<[|/]|[|]>|\[/?INST\]|#{2,}|\{[{%]|[%}]\}|<<|>>", re.IGNORECASE)
+_INSTRUCTIONS = re.compile(
+    r"expert in query recommendation|most likely to click|ignore (?:all|any|the|your) |"
+    r"(?:system|previous|above) (?:prompt|instruction)s?|"
+    r"\b(?:instructions|inputs|response|system|assistant|user|human) ?:",
+    re.IGNORECASE,
+)
+_LONG_NUMBER = re.compile(r"(?:\d[ ().+/-]{0,2}){9,}")  # phone, card, identity numbers; years and models are shorter
+_WORD = re.compile(r"[^\s\"'(),./:;?!\[\]{}\u2018\u2019\u201c\u201d-]+")  # keeps c++, c# and vowel signs
+_LEAK_WORDS = 5  # in a row that a query has in common with an instruction
 _STOP_WORDS = frozenset("a an and are at be by do does for from in is it of on or s the to what with".split())
 
 
@@ -32,14 +40,28 @@ def rank(
     kept: list[Candidate] = []
     seen = {_sense(text) for text in asked}
     for candidate in candidates:
+        if len(kept) == n:
+            break
         text = one_line(candidate.text)
         reason = unfit(text) or ("repeated" if _sense(text) in seen else None)
         if reason:
             refused[reason] = refused.get(reason, 0) + 1
-        elif len(kept) < n:
+        else:
             seen.add(_sense(text))
             kept.append(replace(candidate, text=text))
     return tuple(kept)
+
+
+def fit_texts(texts: Mapping[str, str], *, refused: dict[str, int]) -> dict[str, str]:
+    """The auxiliary texts that may be shown; an empty one may. `refused` counts the others, by reason."""
+    kept: dict[str, str] = {}
+    for name, text in texts.items():
+        line = one_line(text)
+        if reason := unfit(line) if line else None:
+            refused[reason] = refused.get(reason, 0) + 1
+        else:
+            kept[name] = line
+    return kept
 
 
 def unfit(text: str) -> str | None:
@@ -54,7 +76,17 @@ def unfit(text: str) -> str | None:
     ):
         if pattern.search(text):
             return reason
-    return None
+    return "instructions" if _runs(text) & _instruction_runs() else None
+
+
+@cache
+def _instruction_runs() -> frozenset[tuple[str, ...]]:
+    return frozenset(run for task in all_tasks().values() for run in _runs(task.instruction))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = _WORD.findall(text.casefold())
+    return {tuple(words[i : i + _LEAK_WORDS]) for i in range(len(words) - _LEAK_WORDS + 1)}
 
 
 def _sense(text: str) -> frozenset[str] | str:

@@ -3,15 +3,15 @@
 It knows nothing about HTTP.
 """
 
+import secrets
 import time
-import uuid
 from dataclasses import replace
 
 from service.contract.types import PromptContext, ServedBy, Slate
 from service.pipeline.gather import gather
 from service.pipeline.generate import Generator, NoList
 from service.pipeline.popular import PopularQueries
-from service.pipeline.rank import rank
+from service.pipeline.rank import fit_texts, rank
 from service.pipeline.record import Recorder
 from service.pipeline.request import Recommendation, RecommendRequest, Trace
 
@@ -29,7 +29,7 @@ class Recommender:
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """The list for `request`. Cancelling it aborts the engine's work; nothing is recorded then."""
-        impression_id, trace, started = uuid.uuid4().hex, Trace(), time.monotonic()
+        impression_id, trace, started = _new_id(), Trace(), time.monotonic()
         until = started + request.deadline_s
         context = gather(request)
         slate = await self._generate(impression_id, request, context, trace, until)
@@ -61,7 +61,9 @@ class Recommender:
             slate = await self._generator.generate(impression_id, request, context, trace, until=until - reserve)
             shown = rank(slate.candidates, n=request.n, asked=_asked(request), refused=trace.refused)
             if shown:
-                return replace(slate, candidates=shown)
+                texts = fit_texts(slate.texts, refused=trace.refused)
+                lost = "incomplete_texts" if len(texts) < len(slate.texts) else None
+                return replace(slate, candidates=shown, texts=texts, degraded_reason=slate.degraded_reason or lost)
             reason = "nothing_fit_to_show"
         except NoList as nothing:
             reason = nothing.reason
@@ -73,6 +75,11 @@ class Recommender:
         shown = rank(popular, n=request.n, asked=_asked(request), refused=trace.refused)
         served_by = ServedBy.POPULAR if shown else ServedBy.NONE
         return Slate(candidates=shown, served_by=served_by, degraded_reason=reason)
+
+
+def _new_id() -> str:
+    """A unique id that sorts by time: milliseconds, then 80 random bits, in hexadecimal."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def _asked(request: RecommendRequest) -> list[str]:

@@ -78,7 +78,7 @@ def _impression(
         "task": request.task.name,
         "user_id": request.user_id,
         "session_id": request.session_id,
-        "query": request.query,
+        "query": context.query,
         "locale": request.locale,
         "context": {
             "session": context.session,

@@ -182,9 +182,7 @@ async def test_an_impression_holds_everything_that_learning_needs(api: Api, data
 
 
 @pytest.mark.parametrize("origin", ["typed", "clicked"])
-async def test_a_tracked_query_enters_the_search_log_with_its_origin(
-    api: Api, database_url: str, origin: str
-) -> None:
+async def test_a_tracked_query_enters_the_search_log_with_its_origin(api: Api, database_url: str, origin: str) -> None:
     reply = await api.recommend(query="  Kyoto in   AUTUMN? ", user_id="u-1", session_id="s-1", origin=origin)
 
     (row,) = rows(database_url, "searches")
@@ -235,9 +233,7 @@ async def test_an_event_that_makes_no_sense_is_refused_with_the_way_out(api: Api
     kind, position, query = event
     token = (await api.recommend())["click_token"]
 
-    reply = await api.post(
-        "/click", json={"click_token": token, "kind": kind, "position": position, "query": query}
-    )
+    reply = await api.post("/click", json={"click_token": token, "kind": kind, "position": position, "query": query})
 
     assert reply.status_code == 422
     assert reply.json()["errors"][0]["message"].endswith(".")
@@ -322,21 +318,19 @@ async def test_a_submit_enters_the_search_log_once_typed_or_clicked(
     assert (row["user_id"], row["session_id"], row["impression_id"]) == ("u-1", "s-1", shown["impression_id"])
 
 
-async def test_a_click_before_its_impression_is_visible_is_stored(
-    api: Api, tmp_path: Path, database_url: str
-) -> None:
+async def test_a_click_before_its_impression_is_visible_is_stored(api: Api, tmp_path: Path, database_url: str) -> None:
     claims = _claims()
 
-    reply = await api.post("/click", json={"click_token": _signer(tmp_path).sign(claims), "kind": "click", "position": 1})
+    reply = await api.post(
+        "/click", json={"click_token": _signer(tmp_path).sign(claims), "kind": "click", "position": 1}
+    )
 
     assert reply.status_code == 202
     assert rows(database_url, "impressions") == []
     assert rows(database_url, "clicks")[0]["impression_id"] == claims.impression_id
 
 
-async def test_an_expired_click_is_403_quarantined_and_not_stored(
-    api: Api, tmp_path: Path, database_url: str
-) -> None:
+async def test_an_expired_click_is_403_quarantined_and_not_stored(api: Api, tmp_path: Path, database_url: str) -> None:
     token = _signer(tmp_path).sign(_claims(expires_at=int(time.time()) - 1))
 
     reply = await api.post("/click", json={"click_token": token, "kind": "click", "position": 1})
@@ -513,7 +507,7 @@ def test_a_path_that_is_no_call_is_logged_without_its_name(process: ServiceProce
 
 async def _start_slowly(engine: Scripted) -> None:
     await asyncio.sleep(0.3)
-    engine._open = True  # noqa: SLF001
+    engine._open = True
 
 
 def _scripted(api: Api) -> Any:

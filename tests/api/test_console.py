@@ -1,6 +1,6 @@
 """The page at `/`, in a real browser: lists in their form, events with their answers, and no foreign script.
 
-It knows nothing about models: the API behind the page is a fake that speaks the real schemas.
+It knows nothing about models. Behind the page is a fake that speaks the real schemas, and once the real service.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,6 +34,7 @@ from service.api.schemas import (
 from service.contract.tasks import all_tasks
 from service.contract.types import ClickKind, ServedBy
 from tests.browser import chromium, open_page
+from tests.service_process import ServiceProcess, rows, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser serves them all
 _SCRIPT = '<img src=x onerror="window.harmed = 1"><script>window.harmed = 1</script>'
@@ -132,6 +134,12 @@ def fake() -> Iterator[FakeService]:
         yield fake
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def real_service(tmp_path: Path, policy_directory: Path) -> Iterator[ServiceProcess]:
+    with running(tmp_path, until="/readyz", engine="scripted", policy=str(policy_directory)) as started:
+        yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -338,3 +346,20 @@ async def test_every_file_of_the_page_has_the_strict_headers(fake: FakeService) 
 async def test_no_other_file_is_served(fake: FakeService, name: str) -> None:
     async with httpx.AsyncClient(base_url=fake.url) as client:
         assert (await client.get(f"console/{name}")).status_code == 404
+
+
+async def test_a_journey_on_the_page_is_in_the_database_of_the_real_service(
+    browser: Browser, real_service: ServiceProcess
+) -> None:
+    async with open_page(browser, real_service.url) as (page, complaints):
+        await _ask(page, "suggest")
+        clicked = await page.locator("#task-suggest .list button").nth(1).inner_text()
+        await page.click("#task-suggest .list li:nth-child(2) button")
+        await expect(page.locator("#events .status.stored")).to_have_count(3)  # seen, click, and the next list seen
+
+        assert complaints == []
+    first, second = sorted(rows(real_service.database_url, "searches"), key=lambda row: str(row["at"]))
+    assert (first["origin"], second["origin"], second["query"]) == ("typed", "clicked", clicked.lower())
+    clicks = {(row["kind"], row["position"]) for row in rows(real_service.database_url, "clicks")}
+    assert clicks == {("seen", 0), ("click", 2)}
+    assert len(rows(real_service.database_url, "impressions")) == 2

@@ -80,7 +80,9 @@ def test_a_hundred_thousand_headers_are_refused_and_leave_memory_flat(service: S
     assert service.rss_mb() - before < _MOST_GROWTH_MB
 
 
-@pytest.mark.parametrize("start", [b"GET /livez HTTP/1.1\r\nhost: a\r\nx-a: ", b"GET /", b"", b"GET /livez HTTP/1.1\r\nx-"])
+@pytest.mark.parametrize(
+    "start", [b"GET /livez HTTP/1.1\r\nhost: a\r\nx-a: ", b"GET /", b"", b"GET /livez HTTP/1.1\r\nx-"]
+)
 def test_a_head_of_a_megabyte_is_refused_and_leaves_memory_flat(service: ServiceProcess, start: bytes) -> None:
     before = service.rss_mb()
 
@@ -130,9 +132,7 @@ def test_a_body_sent_by_half_is_closed_in_time(service: ServiceProcess, path: st
 
 
 def test_a_body_that_drips_is_closed_in_time(service: ServiceProcess) -> None:
-    answer = exchange(
-        service.port, _head("/recommend", "content-length: 1000"), *[b" "] * 60, pause_s=0.1, whole=False
-    )
+    answer = exchange(service.port, _head("/recommend", "content-length: 1000"), *[b" "] * 60, pause_s=0.1, whole=False)
 
     _must_be_problem(answer, 408)
     assert answer.closed_after_s is not None
@@ -142,7 +142,9 @@ def test_a_body_that_drips_is_closed_in_time(service: ServiceProcess) -> None:
 def test_a_body_longer_than_its_length_spoils_nothing(service: ServiceProcess) -> None:
     body = b'{"task":"suggest","query":"kyoto"}'
 
-    answer = exchange(service.port, _head("/recommend", f"content-length: {len(body)}"), body + b"%%%%" * 100, whole=False)
+    answer = exchange(
+        service.port, _head("/recommend", f"content-length: {len(body)}"), body + b"%%%%" * 100, whole=False
+    )
 
     assert answer.status == 200
     assert answer.closed_after_s is not None
@@ -229,7 +231,9 @@ _PIECES = [_PIECE] * (10 * _MEGABYTE // len(_PIECE))
 
 
 def _head(path: str, *lines: str, method: str = "POST") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: a", "content-type: application/json", *lines, "", ""]).encode()
+    return "\r\n".join(
+        [f"{method} {path} HTTP/1.1", "host: a", "content-type: application/json", *lines, "", ""]
+    ).encode()
 
 
 def _must_be_problem(answer: Answer, status: int) -> None:

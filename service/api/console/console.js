@@ -48,7 +48,6 @@ const waiting = new Map(); // task -> AbortController of its request
 let ready = false;
 
 // ---- small tools
-
 const find = (selector, root = document) => root.querySelector(selector);
 const taskSection = (task) => find(`#task-${task}`);
 const stageOf = (task) => find(".stage", taskSection(task));
@@ -78,7 +77,6 @@ function rememberedUser() {
 }
 
 // ---- calls
-
 async function post(path, body, signal = new AbortController().signal) {
   let response;
   try {
@@ -86,8 +84,9 @@ async function post(path, body, signal = new AbortController().signal) {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
       signal: AbortSignal.any([signal, AbortSignal.timeout(REPLY_MS)]),
     });
-  } catch {
-    throw new Error("The service cannot be reached. Check that it is running, then try again.");
+  } catch (error) {
+    const late = error.name === "TimeoutError";
+    throw new Error(`The service ${late ? "did not answer in time" : "cannot be reached"}. Check that it is running, then try again.`);
   }
   const reply = await response.json().catch(() => null);
   if (!response.ok || reply === null) throw new Error(problemSentence(reply, response.status));
@@ -138,7 +137,6 @@ function showError(task, sentence) {
 }
 
 // ---- the five tasks: `read` makes the request from the form, `show` puts the list on the stage
-
 const TASKS = {
   suggest: {
     read: ({ query, answer }) => ({ query: query.value, answer: answer.value.trim() || null, session: conversation.slice(-MOST_EARLIER) }),
@@ -221,7 +219,6 @@ function listOf(reply, kind, onClick, onPoint = () => {}) {
 }
 
 // ---- the history editor of predict
-
 function historyRow(source = "search", text = "") {
   const options = Object.entries(SOURCES).map(([value, label]) => make("option", { value, textContent: label, selected: value === source }));
   const remove = make("button", { type: "button", textContent: "×", ariaLabel: "Remove this line", title: "Remove this line" });
@@ -250,7 +247,6 @@ function restart() {
 }
 
 // ---- the side panel
-
 function whyDegraded({ degraded_reason: reason, served_by: rung }) {
   if (!reason) return null;
   const unavailable = ready ? "The model is not available just now" : "The model is still loading";
@@ -298,7 +294,6 @@ function settle(row, status, reason) {
 }
 
 // ---- readiness
-
 async function watchReadiness() {
   for (ready = false; !ready; ) {
     const [state, sentence] = await readiness();
@@ -323,7 +318,6 @@ async function readiness() {
 }
 
 // ---- start
-
 function showTask() {
   const chosen = location.hash.slice(1) in TASKS ? location.hash.slice(1) : "suggest";
   for (const task of Object.keys(TASKS)) taskSection(task).hidden = task !== chosen;

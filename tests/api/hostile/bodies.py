@@ -164,6 +164,6 @@ BODIES: dict[str, Body] = {
     "key with a nul": Body(b'{"task\\u0000%s":1}' % _RAW),
     "key of a lone surrogate": Body(b'{"\\ud800%s":1}' % _RAW),
     "empty key": Body(b'{"":"%s"}' % _RAW),
-    "full-width braces": Body(f"｛\"task\":\"{MARKER}\"｝".encode()),
+    "full-width braces": Body(f'｛"task":"{MARKER}"｝'.encode()),
     "only whitespace, 1 MB": Body(b" " * 1_000_000),
 }

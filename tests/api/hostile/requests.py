@@ -113,9 +113,11 @@ HEADERS: dict[str, bytes] = {
 
 WHOLE: dict[str, bytes] = {
     **{f"target: {name}": _get(target) for name, target in TARGETS.items()},
-    **{f"method: {name} {path.decode()}": _get(path, b"content-length: 0", method=method)
-       for name, method in METHODS.items()
-       for path in (b"/livez", b"/recommend", b"/openapi.json")},
+    **{
+        f"method: {name} {path.decode()}": _get(path, b"content-length: 0", method=method)
+        for name, method in METHODS.items()
+        for path in (b"/livez", b"/recommend", b"/openapi.json")
+    },
     **{f"header: {name}": _get(b"/version", lines) for name, lines in HEADERS.items()},
     **{f"missing page and header: {name}": _get(b"/" + _RAW, lines) for name, lines in HEADERS.items()},
     "HTTP/1.0": _get(b"/livez", version=b"HTTP/1.0"),
@@ -143,18 +145,21 @@ WHOLE: dict[str, bytes] = {
     "content-length listed": _get(b"/recommend", b"content-length: 2, 2", method=b"POST") + b"{}",
     "content-length in arabic digits": _get(b"/recommend", b"content-length: \xd9\xa2", method=b"POST") + b"{}",
     "content-length with superscript": _get(b"/recommend", "content-length: ²".encode(), method=b"POST") + b"{}",
-    "both lengths": _get(b"/recommend", b"content-length: 2", b"transfer-encoding: chunked", method=b"POST") + b"0\r\n\r\n",
+    "both lengths": _get(b"/recommend", b"content-length: 2", b"transfer-encoding: chunked", method=b"POST")
+    + b"0\r\n\r\n",
     "chunked twice": _get(b"/recommend", b"transfer-encoding: chunked, chunked", method=b"POST") + b"0\r\n\r\n",
     "chunked not last": _get(b"/recommend", b"transfer-encoding: chunked, identity", method=b"POST") + b"0\r\n\r\n",
     "chunked with a space": _get(b"/recommend", b"transfer-encoding : chunked", method=b"POST") + b"0\r\n\r\n",
-    "chunked with a vertical tab": _get(b"/recommend", b"transfer-encoding: \x0bchunked", method=b"POST") + b"0\r\n\r\n",
+    "chunked with a vertical tab": _get(b"/recommend", b"transfer-encoding: \x0bchunked", method=b"POST")
+    + b"0\r\n\r\n",
     "transfer-encoding unknown": _get(b"/recommend", b"transfer-encoding: " + _RAW, method=b"POST"),
     "chunk size of nonsense": _get(b"/recommend", b"transfer-encoding: chunked", method=b"POST") + b"zz\r\n",
     "chunk size negative": _get(b"/recommend", b"transfer-encoding: chunked", method=b"POST") + b"-1\r\n",
     "chunk size huge": _get(b"/recommend", b"transfer-encoding: chunked", method=b"POST") + b"f" * 20 + b"\r\n",
     "chunk extension": _get(b"/recommend", b"transfer-encoding: chunked", method=b"POST")
     + b"2;%s=%s\r\n{}\r\n0\r\n\r\n" % (_RAW, _RAW),
-    "trailers": _get(b"/recommend", b"transfer-encoding: chunked", method=b"POST") + b"2\r\n{}\r\n0\r\nx: %s\r\n\r\n" % _RAW,
+    "trailers": _get(b"/recommend", b"transfer-encoding: chunked", method=b"POST")
+    + b"2\r\n{}\r\n0\r\nx: %s\r\n\r\n" % _RAW,
     "a smuggled request": _get(b"/recommend", b"content-length: 2", method=b"POST") + b"{}" + _get(b"/" + _RAW),
     "a body on GET": _get(b"/livez", b"content-length: 12") + _RAW[:12],
 }

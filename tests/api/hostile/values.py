@@ -55,7 +55,7 @@ TEXTS: dict[str, bytes] = {
     "a million characters": _text((_M * 100_000)[:1_000_000]),
     "sql injection": _text(f"{_M}'; DROP TABLE clicks; --"),
     "sql comment and union": _text(f"{_M}' /**/ UNION SELECT 1,2,3 FROM pg_sleep(5) --"),
-    "sqlite pragma": _text(f"{_M}\"); PRAGMA writable_schema=1; --"),
+    "sqlite pragma": _text(f'{_M}"); PRAGMA writable_schema=1; --'),
     "json path": _text(f"$.{_M}[*]"),
     "bind markers": _text(f"{_M} :name ? %s %(x)s $1 @p"),
     "like wildcards": _text(f"%_{_M}%\\"),

@@ -1,0 +1,250 @@
+"""What every engine must do, run over all of them with the same tiny random models."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from service.contract.engine import Adapter, Completion, Engine, Sampling
+from service.contract.errors import EngineError, EngineUnavailable
+from service.contract.settings import Settings
+from service.engines import create_engine
+from service.engines.limits import read_limits
+from service.engines.scripted import Scripted
+from tests import tiny_models
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONTEXT = 128
+GREEDY = Sampling(max_tokens=12, temperature=0.0)
+EXACT = Sampling(max_tokens=24, temperature=1.0, top_p=1.0, exact_tokens=True)
+LOGPROB_TOLERANCE = 1e-4  # float32 on both sides; kernels add up in another order
+NO_VLLM = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
+SLOW_FAMILIES = ("qwen", "mistral")
+CASES = [
+    pytest.param("scripted-llama"),
+    pytest.param("transformers_local-llama"),
+    *(pytest.param(f"transformers_local-{family}", marks=pytest.mark.slow) for family in SLOW_FAMILIES),
+    pytest.param("vllm_local-llama", marks=[NO_VLLM, pytest.mark.timeout(240)]),
+    *(
+        pytest.param(f"vllm_local-{family}", marks=[NO_VLLM, pytest.mark.slow, pytest.mark.timeout(240)])
+        for family in SLOW_FAMILIES
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine under test, its model, and two adapters on it."""
+
+    engine: Engine
+    model: Path
+    adapters: tuple[Adapter, Adapter]
+    fresh: Callable[[], Engine]
+
+    @property
+    def prompt(self) -> list[int]:
+        return tiny_models.prompt_ids(self.model)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is a real model behind it."""
+        return self.engine.name != "scripted"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=CASES)
+async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Subject]:
+    name, family = request.param.split("-")
+    root = tmp_path_factory.mktemp(request.param)
+    model = tiny_models.make_model(root / "model", family)
+    paths = [tiny_models.make_adapter(root / f"adapter{k}", model, seed=k) for k in (1, 2)]
+    adapters = (Adapter("lora-v1", 1, str(paths[0])), Adapter("lora-v2", 2, str(paths[1])))
+    fresh = _factory(name, model)
+    engine = fresh()
+    await engine.start()
+    yield Subject(engine, model, adapters, fresh)
+    await engine.close()
+
+
+def _factory(name: str, model: Path) -> Callable[[], Engine]:
+    settings = Settings(engine_context_tokens=CONTEXT, prompt_tokens=64, _env_file=None)  # type: ignore[call-arg]
+    if name == "scripted":
+        return lambda: Scripted([10, 11, 12, 13, tiny_models.SEP_ID, 14, 15, 16], read_limits(model, CONTEXT))
+    return lambda: create_engine(name, model, settings)
+
+
+async def test_a_completion_has_one_raw_logprob_for_each_token_and_a_reason(subject: Subject) -> None:
+    (completion,) = await subject.engine.generate("shape", subject.prompt, GREEDY)
+
+    assert 0 < len(completion.token_ids) <= 12
+    assert len(completion.token_logprobs) == len(completion.token_ids)
+    assert all(logprob <= 0 for logprob in completion.token_logprobs)
+    assert completion.finish_reason in ("stop", "length")
+    assert completion.finish_reason == "length" or len(completion.token_ids) < 12
+
+
+async def test_the_end_of_sequence_token_is_never_part_of_a_completion(subject: Subject) -> None:
+    many = Sampling(max_tokens=100, temperature=2.0, top_p=1.0, n=16)
+
+    completions = await subject.engine.generate("eos", subject.prompt, many)
+
+    assert all(tiny_models.EOS_ID not in completion.token_ids for completion in completions)
+    assert any(completion.finish_reason == "stop" for completion in completions)
+
+
+async def test_a_stop_token_ends_a_completion_and_is_not_part_of_it(subject: Subject) -> None:
+    (whole,) = await subject.engine.generate("whole", subject.prompt, GREEDY)
+    stop = whole.token_ids[len(whole.token_ids) // 2]
+    stopping = Sampling(max_tokens=12, temperature=0.0, stop_token_ids=(stop,))
+
+    (cut,) = await subject.engine.generate("cut", subject.prompt, stopping)
+
+    assert cut.token_ids == whole.token_ids[: whole.token_ids.index(stop)]
+    assert len(cut.token_logprobs) == len(cut.token_ids)
+    assert cut.finish_reason == "stop"
+
+
+async def test_n_samples_come_back_and_differ(subject: Subject) -> None:
+    warm = Sampling(max_tokens=12, temperature=1.0, top_p=1.0, n=3)
+
+    completions = await subject.engine.generate("samples", subject.prompt, warm)
+
+    assert len(completions) == 3
+    assert len({completion.token_ids for completion in completions}) > 1
+
+
+async def test_a_seed_makes_sampling_reproducible(subject: Subject) -> None:
+    seeded = Sampling(max_tokens=12, temperature=1.0, top_p=1.0, n=2, seed=7)
+
+    first = await subject.engine.generate("seed-1", subject.prompt, seeded)
+    second = await subject.engine.generate("seed-2", subject.prompt, seeded)
+
+    assert [c.token_ids for c in first] == [c.token_ids for c in second]
+
+
+async def test_exact_tokens_are_exact(subject: Subject) -> None:
+    completions = await asyncio.gather(
+        *(subject.engine.generate(f"exact-{k}", [*subject.prompt, 20 + k], EXACT) for k in range(8))
+    )
+
+    assert {len(completion.token_ids) for (completion,) in completions} == {24}
+    assert {completion.finish_reason for (completion,) in completions} == {"length"}
+
+
+@pytest.mark.parametrize(
+    "prompt", [[], [5] * CONTEXT, [5] * 1000, [10_000], [-1]], ids=("empty", "full", "long", "unknown", "negative")
+)
+async def test_a_prompt_that_cannot_be_taken_is_an_engine_error(subject: Subject, prompt: list[int]) -> None:
+    with pytest.raises(EngineError) as caught:
+        await subject.engine.generate("bad", prompt, GREEDY)
+
+    assert not isinstance(caught.value, EngineUnavailable)
+    await subject.engine.check()
+
+
+async def test_a_completion_never_leaves_the_context(subject: Subject) -> None:
+    greedy = Sampling(max_tokens=CONTEXT, temperature=0.0)
+
+    (completion,) = await subject.engine.generate("room", [5] * (CONTEXT - 3), greedy)
+
+    assert len(completion.token_ids) <= 3
+
+
+async def test_cancelling_aborts_the_work_in_the_engine(subject: Subject) -> None:
+    long = Sampling(max_tokens=CONTEXT - 20, temperature=1.0, exact_tokens=True)
+    if isinstance(subject.engine, Scripted):
+        subject.engine.delay_s = 5
+    tasks = [asyncio.create_task(subject.engine.generate(f"gone-{k}", subject.prompt, long)) for k in range(4)]
+    await asyncio.sleep(0.05)
+    at_work = subject.engine.running  # type: ignore[attr-defined]
+
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(subject.engine, Scripted):
+        subject.engine.delay_s = 0
+    await _until_idle(subject.engine, 1.0)
+
+    assert at_work > 0
+    assert all(task.cancelled() for task in tasks)
+    await asyncio.wait_for(subject.engine.check(), 2)
+
+
+async def test_adapters_work_side_by_side_and_leave_the_base_alone(subject: Subject) -> None:
+    one, two = subject.adapters
+    ask = subject.engine.generate
+
+    before = await ask("base-1", subject.prompt, GREEDY)
+    mixed = await asyncio.gather(
+        ask("a", subject.prompt, GREEDY, one), ask("b", subject.prompt, GREEDY, two), ask("c", subject.prompt, GREEDY)
+    )
+    after = await ask("base-2", subject.prompt, GREEDY)
+
+    assert len({answer[0].token_ids for answer in mixed}) == 3
+    assert mixed[2][0].token_ids == before[0].token_ids == after[0].token_ids
+
+
+async def test_an_adapter_that_cannot_be_loaded_harms_nobody_else(subject: Subject, tmp_path: Path) -> None:
+    if not subject.learns:
+        pytest.skip("the scripted engine reads no adapters")
+
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        await subject.engine.generate("bad", subject.prompt, GREEDY, Adapter("broken", 9, str(tmp_path)))
+
+    await subject.engine.check()
+
+
+async def test_vllm_and_transformers_agree_on_tokens_and_logprobs(subject: Subject) -> None:
+    if subject.engine.name != "vllm_local":
+        pytest.skip("compares vllm_local with transformers_local")
+    reference = _factory("transformers_local", subject.model)()
+    await reference.start()
+
+    for adapter in (None, *subject.adapters):
+        (ours,) = await subject.engine.generate("vllm", subject.prompt, GREEDY, adapter)
+        (theirs,) = await reference.generate("transformers", subject.prompt, GREEDY, adapter)
+        _assert_equal(ours, theirs)
+    await reference.close()
+
+
+async def test_an_engine_that_is_not_running_says_so(subject: Subject) -> None:
+    engine = subject.fresh()
+
+    with pytest.raises(EngineUnavailable):
+        await engine.generate("early", subject.prompt, GREEDY)
+    await engine.close()
+    await engine.close()
+    with pytest.raises(EngineUnavailable):
+        await engine.generate("late", subject.prompt, GREEDY)
+
+
+async def test_closing_twice_fails_what_is_in_flight_and_what_comes_later(subject: Subject) -> None:
+    """Ends the module's engine: keep this test last."""
+    long = Sampling(max_tokens=CONTEXT - 20, exact_tokens=True)
+    request = asyncio.create_task(subject.engine.generate("cut-off", subject.prompt, long))
+    if not isinstance(subject.engine, Scripted):
+        await asyncio.sleep(0.02)
+
+    await subject.engine.close()
+    await subject.engine.close()
+
+    with pytest.raises(EngineUnavailable):
+        await asyncio.wait_for(request, 5)
+    with pytest.raises(EngineUnavailable):
+        await subject.engine.generate("late", subject.prompt, GREEDY)
+
+
+async def _until_idle(engine: Engine, seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while engine.running:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+
+
+def _assert_equal(ours: Completion, theirs: Completion) -> None:
+    assert ours.token_ids == theirs.token_ids
+    assert ours.finish_reason == theirs.finish_reason
+    assert ours.token_logprobs == pytest.approx(theirs.token_logprobs, abs=LOGPROB_TOLERANCE)

@@ -1,0 +1,80 @@
+"""Small stand-ins for tests: an engine that says what it is told, and the tokenizers that policies have.
+
+It knows nothing about HTTP or databases.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from service.contract.engine import Adapter, Completion, Sampling
+from service.contract.policy import Policy
+from service.contract.tokenizer import PromptTokenizer, TextFormat
+from tests.tiny_models import make_tokenizer
+from trainer.tokenizer import train_tokenizer
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@cache
+def own_tokenizer() -> PromptTokenizer:
+    """The tokenizer of our own policies, trained by the project's own code on fewer examples."""
+    return train_tokenizer(Path(tempfile.mkdtemp(prefix="nextquery-tokenizer-")), examples=300)
+
+
+@cache
+def chat_tokenizer() -> PromptTokenizer:
+    """The tokenizer of a chat model from elsewhere: the separator is literal text."""
+    directory = make_tokenizer(Path(tempfile.mkdtemp(prefix="nextquery-tokenizer-")))
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    (directory / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHAT_TEMPLATE}))
+    return PromptTokenizer(directory, TextFormat(chat=True))
+
+
+def own_policy(*, locales: tuple[str, ...] = ("en",)) -> Policy:
+    """A policy with our own tokenizer, and no model."""
+    return Policy(version="policy-1", directory=Path("."), tokenizer=own_tokenizer(), locales=locales)
+
+
+class SayingEngine:
+    """Completes every prompt with what `say(prompt token ids)` returns, each token at log-probability -0.5.
+
+    An exception that it returns is raised. `delay_s` passes first. `aborted` lists the requests that were cancelled.
+    """
+
+    name = "saying"
+
+    def __init__(self, say: Callable[[Sequence[int]], str | Exception], *, delay_s: float = 0.0) -> None:
+        self._say = say
+        self._delay_s = delay_s
+        self.asked: list[str] = []
+        self.samplings: list[Sampling] = []
+        self.aborted: list[str] = []
+
+    async def start(self) -> None: ...
+
+    async def generate(
+        self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, adapter: Adapter | None = None
+    ) -> list[Completion]:
+        self.asked.append(request_id)
+        self.samplings.append(sampling)
+        try:
+            await asyncio.sleep(self._delay_s)
+        except asyncio.CancelledError:
+            self.aborted.append(request_id)
+            raise
+        said = self._say(prompt_token_ids)
+        if isinstance(said, Exception):
+            raise said
+        ids = tuple(own_tokenizer().encode_response(said)[:-1])
+        return [Completion(token_ids=ids, token_logprobs=(-0.5,) * len(ids), finish_reason="stop")]
+
+    async def check(self) -> None: ...
+
+    async def close(self) -> None: ...
