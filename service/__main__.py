@@ -47,7 +47,7 @@ def run_service(
 
     from service.app import serve as serve_until_stopped
 
-    raise typer.Exit(serve_until_stopped(settings))
+    raise typer.Exit(serve_until_stopped(settings, typer.echo))
 
 
 @db.command()

@@ -5,9 +5,8 @@ It knows every part by name and none by its insides.
 
 import asyncio
 import contextlib
-import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
@@ -24,7 +23,6 @@ from service.contract.logs import configure_logging
 from service.contract.settings import Settings
 from service.runtime import Runtime
 
-_LOG = logging.getLogger("nextquery")
 _COULD_NOT_START = 3
 
 
@@ -67,8 +65,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def serve(settings: Settings) -> int:
-    """Serve until a signal comes. Returns the exit code: 0 after a clean stop, 3 when it could not start."""
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Serve until a signal comes; `announce` tells a person where.
+
+    Returns:
+        The exit code: 0 after a clean stop, 3 when it could not start.
+    """
     configure_logging(settings.log_level)
     app = create_app(settings)
     runtime: Runtime = app.state.runtime
@@ -86,7 +88,7 @@ def serve(settings: Settings) -> int:
     server = Server(config, on_stop=runtime.begin_stop)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
-    _LOG.info("nextquery listens on http://%s:%s", host, port)
+    announce(f"nextquery is at http://{host}:{port} (the model loads meanwhile; Ctrl+C stops)")
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[listener]))
@@ -115,5 +117,5 @@ def _document_bodies(app: FastAPI) -> None:
 
 
 def _measure(runtime: Runtime, metrics: Metrics) -> None:
-    metrics.gauge("nextquery_engine_ready", "1 when the engine answers.", lambda: runtime.engine.state.value == "ready")
+    metrics.gauge("nextquery_engine_ready", "1 when the engine answers.", lambda: runtime.engine.state.phase == "ready")
     metrics.gauge("nextquery_writer_queue", "Rows that wait for their commit.", lambda: runtime.writer.queued)

@@ -45,9 +45,7 @@ class Runtime:
         times = settings.timeouts
         self.deadline_s = times.recommend_s or _DEADLINE_S[device_kind()]
         self.database: AsyncEngine = db.create(settings.resolved_database_url(), times)
-        self.engine = SupervisedEngine(
-            resolve(settings.engine), self._create_engine, queue=settings.engine_queue, timeouts=times
-        )
+        self.engine = SupervisedEngine(self._create_engine, queue=settings.engine_queue, timeouts=times)
         self.writer = GroupCommit(self.database)
         self.popular = PopularQueries(
             self.database,
@@ -78,13 +76,18 @@ class Runtime:
         self.recommender = Recommender(generator, self.popular, Recorder(self.writer, signer))
         quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
         self.clicks = ClickIntake(self.writer, signer, quarantine)
-        if self.policy is not None:
+        if self.policy is not None and settings.engine != "off":
             await self.engine.start()
         self._background = [asyncio.create_task(self.popular.keep_fresh())]
 
     def begin_stop(self) -> None:
         """Not ready from now on; what is in flight is still answered."""
         self.stopping = True
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that writes the lists."""
+        return resolve(self.settings.engine)
 
     async def close(self) -> None:
         """Stop taking part in anything; what was accepted is committed first."""
@@ -101,12 +104,12 @@ class Runtime:
         """State of each part: ready, off, or what is wrong."""
         if self.stopping:
             return {"service": "stopping"}
-        return {"database": await self._database_state(), "engine": self.policy_problem or self.engine.state.value}
+        return {"database": await self._database_state(), "engine": self.policy_problem or self.engine.state.phase}
 
     def _create_engine(self) -> Engine:
         if self.policy is None:
             raise EngineUnavailable("There is no policy to load; /readyz says why.")
-        return create_engine(resolve(self.settings.engine), self.policy, self.settings)
+        return create_engine(self.settings.engine, self.policy.directory, self.settings)
 
     async def _load_policy(self) -> Policy | None:
         """The champion, or the model that the settings name; a policy that is refused leaves the lower rungs."""

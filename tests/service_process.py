@@ -193,12 +193,14 @@ class Answer:
 
     @property
     def body(self) -> bytes:
-        """Everything after the first head."""
-        return self.raw.partition(b"\r\n\r\n")[2]
+        """Of the first response."""
+        lengths = [line[15:] for line in self.head.split(b"\r\n") if line.startswith(b"content-length:")]
+        rest = self.raw.partition(b"\r\n\r\n")[2]
+        return rest[: int(lengths[0])] if lengths else rest
 
 
 def exchange(port: int, *pieces: bytes, wait_s: float = 5.0, pause_s: float = 0.0, whole: bool = True) -> Answer:
-    """Send `pieces`, reading meanwhile. Ends with one whole response (`whole`), with the connection, or with the time."""
+    """Send `pieces`, reading meanwhile, until one response is there (`whole`), the connection or the time ends."""
     started = time.monotonic()
     received = bytearray()
     with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection:
@@ -216,7 +218,7 @@ def exchange(port: int, *pieces: bytes, wait_s: float = 5.0, pause_s: float = 0.
                 if not data:
                     return Answer(bytes(received), time.monotonic() - started)
                 received += data
-                if whole and not pending and _is_whole(bytes(received)):
+                if whole and not pending and _is_whole(bytes(received), has_body=pieces[0][:5] != b"HEAD "):
                     return Answer(bytes(received), None)
             if writable and pending:
                 try:
@@ -238,7 +240,11 @@ def http(method: str, path: str, body: bytes = b"", headers: dict[str, str] | No
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _is_whole(raw: bytes) -> bool:
+def _is_whole(raw: bytes, *, has_body: bool) -> bool:
+    """A whole response on a connection that stays open; one that says `close` is whole when it is closed."""
     head, mark, body = raw.partition(b"\r\n\r\n")
-    lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return bool(mark) and bool(lengths) and len(body) >= int(lengths[0])
+    lines = head.lower().split(b"\r\n")
+    lengths = [line[15:] for line in lines if line.startswith(b"content-length:")]
+    if not mark or b"connection: close" in lines:
+        return False
+    return not has_body or (bool(lengths) and len(body) >= int(lengths[0]))

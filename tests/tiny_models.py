@@ -35,7 +35,9 @@ def make_model(directory: Path, family: Family = "llama", *, seed: int = 0, laye
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(family, layers, heads), dtype=torch.float32)
     with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(8.0)  # random models are nearly uniform: make greedy choices clear
+        head = model.get_output_embeddings().weight
+        head.mul_(8.0)  # random models are nearly uniform: make greedy choices clear
+        head[EOS_ID] *= 0.3  # and seldom end
     model.save_pretrained(directory)
     return directory
 

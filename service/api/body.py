@@ -4,6 +4,7 @@ Bodies are read as bytes and validated by pydantic itself: the framework's own J
 repeats the input in its errors. It knows nothing about any single call.
 """
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from service.api.errors import MEDIA_TYPE, HttpProblem
 from service.api.schemas import Problem
 
 _JSON_TYPES = ("application/json", "text/plain")  # text/plain: a browser's beacon cannot send another without preflight
+_PROBLEMS = (400, 405, 408, 413, 415, 422, 503)  # 400: the HTTP parser's, before any of our code
 
 
 async def read_body(request: Request) -> bytes:
@@ -29,22 +31,32 @@ async def read_body(request: Request) -> bytes:
     return await request.body()
 
 
-def documented(body: type[BaseModel], replies: dict[int, type[BaseModel]], summary: str) -> dict[str, Any]:
-    """Arguments for a route that reads its own body: OpenAPI's request body and every status it can answer."""
+def documented(
+    bodies: tuple[type[BaseModel], ...],
+    replies: dict[int, type[BaseModel]],
+    summary: str,
+    problems: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    """Arguments for a route that reads its own body: what it takes and every status it answers, for OpenAPI.
+
+    Args:
+        bodies: one of them is sent; their schemas must exclude each other.
+        replies: status and body where it succeeds.
+        summary: the call in a few words.
+        problems: statuses of its own, besides those that every call with a body has.
+    """
     responses: dict[int | str, dict[str, Any]] = {status: {"model": model} for status, model in replies.items()}
-    for status in (400, 403, 408, 413, 415, 422, 503):
-        responses.setdefault(
-            status, {"content": {MEDIA_TYPE: {"schema": _reference(Problem)}}, "description": "Problem"}
-        )
+    for status in sorted({*_PROBLEMS, *problems}):
+        responses[status] = {
+            "content": {MEDIA_TYPE: {"schema": _reference(Problem)}},
+            "description": HTTPStatus(status).phrase,
+        }
+    references = [_reference(body) for body in bodies]
+    schema = references[0] if len(references) == 1 else {"oneOf": references}
     return {
         "summary": summary,
         "responses": responses,
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {kind: {"schema": _reference(body)} for kind in _JSON_TYPES[:1]},
-            }
-        },
+        "openapi_extra": {"requestBody": {"required": True, "content": {_JSON_TYPES[0]: {"schema": schema}}}},
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from service.api.body import documented, read_body
 from service.api.errors import HttpProblem, problem
@@ -27,34 +27,45 @@ _SENTENCES = {
 }
 
 
-_EVENT = TypeAdapter(ClickEvent)
-
-
 @router.post(
     "/click",
-    **documented(ClickEvent, {200: ClickReply, 202: ClickReply}, "What happened to a list: one event, or a batch."),
+    **documented(
+        (ClickEvent, ClickBatch),
+        {200: ClickReply, 202: ClickReply},
+        "What happened to a list: one event, or a batch.",
+        problems=(403,),
+    ),
 )
 async def click(request: Request) -> Response:
     """202 stored, 200 known already, 403 not to be believed; a batch is 202 with a result for each event."""
     raw = await read_body(request)
     try:
-        single = ClickEvent.model_validate_json(raw)
+        body = _event_or_batch(raw)
     except ValidationError:
-        if b'"events"' in raw:
-            return await _batch(request, raw)
-        request.app.state.metrics.event(Ending.REFUSED)
+        request.app.state.metrics.event(Ending.REFUSED)  # how many there were in an unreadable batch nobody knows
         raise
-    return _single_reply((await _take(request, [_received(single, raw)]))[0])
+    if isinstance(body, ClickBatch):
+        return await _batch(request, body)
+    return _single_reply((await _take(request, [_received(body, raw)]))[0])
 
 
-async def _batch(request: Request, raw: bytes) -> Response:
-    batch = ClickBatch.model_validate_json(raw)
+def _event_or_batch(raw: bytes) -> ClickEvent | ClickBatch:
+    try:
+        return ClickEvent.model_validate_json(raw)
+    except ValidationError:
+        if b'"events"' not in raw:
+            raise
+    return ClickBatch.model_validate_json(raw)
+
+
+async def _batch(request: Request, batch: ClickBatch) -> Response:
     results: dict[int, Verdict] = {}
     taken: list[tuple[int, Received]] = []
     for index, item in enumerate(batch.events):
         try:
-            taken.append((index, _received(_EVENT.validate_python(item, strict=False), json.dumps(item).encode())))
-        except (ValidationError, ValueError):
+            raw = json.dumps(item).encode()
+            taken.append((index, _received(ClickEvent.model_validate_json(raw), raw)))
+        except ValueError:  # ValidationError is one
             results[index] = Verdict(Ending.REFUSED, "malformed")
     request.app.state.metrics.event(Ending.REFUSED, len(results))
     verdicts = await _take(request, [event for _, event in taken])
@@ -96,6 +107,8 @@ def _received(event: ClickEvent, raw: bytes) -> Received:
 def _single_reply(verdict: Verdict) -> Response:
     if verdict.ending is Ending.QUARANTINED:
         return problem(403, _SENTENCES.get(verdict.reason or "", "The event cannot be believed."))
+    if verdict.ending is Ending.REFUSED:
+        return problem(422, "The database cannot hold this event. Send it without unusual characters.")
     if verdict.ending is Ending.REFUSED:
         return problem(422, "The database cannot hold this event. Usually its query has characters that are none.")
     return _reply(202 if verdict.ending is Ending.STORED else 200, [verdict])

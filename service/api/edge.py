@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.errors import HttpProblem, from_exception
@@ -62,6 +63,8 @@ class Edge:
             if self._in_flight > self._max_in_flight and scope["path"] not in _QUIET:
                 raise HttpProblem(503, "The service is full. Try again in a second.", retry_after_s=1, close=True)
             await self._app(scope, self._bounded(scope, receive), send)
+        except ClientDisconnect:  # in the middle of its body: nobody reads an answer
+            return
         except Exception as error:
             response = from_exception(error)
             if response.status_code >= 500 and not isinstance(error, HttpProblem):

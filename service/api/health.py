@@ -58,7 +58,7 @@ async def version(request: Request) -> Version:
     runtime: Runtime = request.app.state.runtime
     policy = runtime.policy
     return Version(
-        nextquery=package_version("nextquery"), policy=policy.version if policy else None, engine=runtime.engine.name
+        nextquery=package_version("nextquery"), policy=policy.version if policy else None, engine=runtime.engine_name
     )
 
 
@@ -67,6 +67,7 @@ def not_found(_: Request, __: Exception) -> Response:
     return problem(404, "There is no such page. GET /openapi.json lists every call.")
 
 
-def method_not_allowed(_: Request, __: Exception) -> Response:
-    """405 for a call with another method than its own."""
-    return problem(405, "This call takes another method. GET /openapi.json lists every call.")
+def method_not_allowed(_: Request, error: Exception) -> Response:
+    """405 for a call with another method than its own, which `Allow` names."""
+    allowed = getattr(error, "headers", None)
+    return problem(405, "This call takes another method. GET /openapi.json lists every call.", headers=allowed)

@@ -20,7 +20,7 @@ router = APIRouter()
 _CLIENT_LEFT = 499  # nginx's number; nobody reads it
 
 
-@router.post("/recommend", **documented(RecommendBody, {200: RecommendReply}, "The list to show now."))
+@router.post("/recommend", **documented((RecommendBody,), {200: RecommendReply}, "The list to show now."))
 async def recommend(request: Request) -> Response:
     """The queries that the person is most likely to click next, always inside the deadline."""
     body = RecommendBody.model_validate_json(await read_body(request))

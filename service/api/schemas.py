@@ -3,11 +3,11 @@
 It knows nothing about what happens to a valid body.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.contract.tasks import all_tasks
 from service.contract.types import ClickKind, EventSource, ServedBy
@@ -22,7 +22,51 @@ Text = Annotated[str, StringConstraints(max_length=20_000, pattern=_NO_NUL)]
 Document = Annotated[str, StringConstraints(max_length=5_000, pattern=_NO_NUL)]
 Locale = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
 
-_BODY = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("In UTC this moment is not in the years 1 to 9999. Send the time of the event.") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+# Strict: what the OpenAPI document does not allow, such as "3" for 3, is refused.
+_BODY = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
+
+
+def _rules_of_tasks() -> list[dict[str, Any]]:
+    """What `RecommendBody._fits_task` checks, for the OpenAPI document."""
+    return [
+        {
+            "title": task.name,
+            "properties": {"task": {"const": task.name}, "n": {"maximum": task.max_n}}
+            | ({"query": {"type": "string", "pattern": r"\S"}} if task.needs_query else {}),
+            "required": ["task", "query"] if task.needs_query else ["task"],
+        }
+        for task in all_tasks().values()
+    ]
+
+
+# What `ClickEvent._fits_kind` checks, for the OpenAPI document.
+_RULES_OF_KINDS: list[dict[str, Any]] = [
+    {
+        "title": "click",
+        "properties": {"kind": {"const": "click"}, "position": {"minimum": 1}},
+        "required": ["position"],
+    },
+    {
+        "title": "seen or dismiss",
+        "properties": {"kind": {"enum": ["seen", "dismiss"]}, "position": {"const": 0}},
+        "required": ["kind"],
+    },
+    {
+        "title": "submit",
+        "properties": {"kind": {"const": "submit"}, "query": {"type": "string", "pattern": r"\S"}},
+        "required": ["kind", "query"],
+    },
+]
 
 
 class HistoryItem(BaseModel):
@@ -31,7 +75,7 @@ class HistoryItem(BaseModel):
     model_config = _BODY
     source: EventSource = EventSource.SEARCH
     text: Query
-    at: datetime | None = None
+    at: Moment | None = None
 
 
 class RecommendBody(BaseModel):
@@ -39,10 +83,11 @@ class RecommendBody(BaseModel):
 
     model_config = _BODY | ConfigDict(
         json_schema_extra={
+            "anyOf": _rules_of_tasks(),
             "examples": [
                 {"task": "suggest", "query": "kyoto in autumn", "session_id": "s-1", "user_id": "u-1"},
                 {"task": "hint", "session": ["sourdough starter", "sourdough bread recipe"], "session_id": "s-1"},
-            ]
+            ],
         }
     )
     task: TaskName = Field(description="Which component shows the list.")
@@ -114,13 +159,16 @@ class ClickEvent(BaseModel):
     """What happened to a list; `position` 0 is the list as a whole."""
 
     model_config = _BODY | ConfigDict(
-        json_schema_extra={"examples": [{"click_token": "token from /recommend", "kind": "click", "position": 1}]}
+        json_schema_extra={
+            "anyOf": _RULES_OF_KINDS,
+            "examples": [{"click_token": "token-from-recommend", "kind": "click", "position": 1}],
+        }
     )
     click_token: Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[\x21-\x7e]+$")]
     kind: ClickKind = ClickKind.CLICK
     position: int = Field(0, ge=0, le=20)
     query: Query | None = Field(None, description="With `submit`: the query that was sent to the search engine.")
-    at: datetime | None = Field(None, description="The client's time; the server's decides.")
+    at: Moment | None = Field(None, description="The client's time; the server's decides.")
     user_id: Id | None = None
     session_id: Id | None = None
     locale: Locale = "en"
@@ -137,11 +185,13 @@ class ClickEvent(BaseModel):
 
 
 class ClickBatch(BaseModel):
-    """Up to 1,000 events at once; each gets its own result."""
+    """Up to 1,000 events at once; each gets its own result, and what is no event is refused by itself."""
 
     model_config = _BODY
     events: list[Any] = Field(
-        min_length=1, max_length=1000, json_schema_extra={"items": {"$ref": "#/components/schemas/ClickEvent"}}
+        min_length=1,
+        max_length=1000,
+        json_schema_extra={"items": {"anyOf": [{"$ref": "#/components/schemas/ClickEvent"}, {}]}},
     )
 
 

@@ -23,7 +23,7 @@ class EngineProcesses:
     """
 
     def __init__(self) -> None:
-        self._others: set[int | None] = set()
+        self._others: set[int | None] | None = None
         self._known: dict[int, psutil.Process] = {}
 
     def begin(self) -> None:
@@ -32,8 +32,9 @@ class EngineProcesses:
 
     def alive(self) -> list[psutil.Process]:
         """The engine's processes that still live; zombies do not."""
-        for child in multiprocessing.active_children():
-            if child.pid not in self._others and child.pid is not None:
+        children = multiprocessing.active_children() if self._others is not None else []
+        for child in children:
+            if child.pid not in (self._others or ()) and child.pid is not None:
                 self._remember(child.pid)
         return [process for process in self._known.values() if _is_alive(process)]
 

@@ -15,8 +15,8 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract.database import database_errors, timeouts_of
-from service.contract.errors import DatabaseError, Overloaded
-from service.events.inserter import Inserter, Outcome, Row, RowRefused, Write
+from service.contract.errors import DatabaseError, Overloaded, RowRefused
+from service.events.inserter import Inserter, Outcome, Row, Write
 
 __all__ = ["GroupCommit", "Outcome", "RowRefused", "Write"]
 
@@ -55,6 +55,11 @@ class GroupCommit:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="group-commit")
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait for their commit now."""
+        return self._queued
 
     async def start(self) -> None:
         """Connect and begin to write. When the database is away, writes are refused until it is back."""

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from service.contract.database import connect_writer
-from service.contract.errors import NextQueryError
+from service.contract.errors import RowRefused
 from service.contract.tables import metadata
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -42,10 +42,6 @@ class Outcome(StrEnum):
     STORED = "stored"
     DUPLICATE = "duplicate"
     REFUSED = "refused"
-
-
-class RowRefused(NextQueryError):
-    """The database cannot hold this row: a NUL, a lone surrogate, a missing or unknown column, a value too big."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 It writes nothing itself, and knows nothing about tokens or HTTP.
 """
 
-import uuid
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -11,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract.database import database_errors
+from service.contract.ids import new_id
 from service.contract.tables import quarantine
 from service.events.inserter import Write
 
@@ -50,7 +50,7 @@ class Quarantine:
         return Write(
             table=quarantine.name,
             row={
-                "id": f"{int(now.timestamp() * 1000):012x}{uuid.uuid4().hex[:20]}",
+                "id": new_id(),
                 "at": now,
                 "endpoint": endpoint,
                 "reason": reason,

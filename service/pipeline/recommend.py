@@ -3,10 +3,10 @@
 It knows nothing about HTTP.
 """
 
-import secrets
 import time
 from dataclasses import replace
 
+from service.contract.ids import new_id
 from service.contract.types import PromptContext, ServedBy, Slate
 from service.pipeline.gather import gather
 from service.pipeline.generate import Generator, NoList
@@ -29,7 +29,7 @@ class Recommender:
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """The list for `request`. Cancelling it aborts the engine's work; nothing is recorded then."""
-        impression_id, trace, started = _new_id(), Trace(), time.monotonic()
+        impression_id, trace, started = new_id(), Trace(), time.monotonic()
         until = started + request.deadline_s
         context = gather(request)
         slate = await self._generate(impression_id, request, context, trace, until)
@@ -75,11 +75,6 @@ class Recommender:
         shown = rank(popular, n=request.n, asked=_asked(request), refused=trace.refused)
         served_by = ServedBy.POPULAR if shown else ServedBy.NONE
         return Slate(candidates=shown, served_by=served_by, degraded_reason=reason)
-
-
-def _new_id() -> str:
-    """A unique id that sorts by time: milliseconds, then 80 random bits, in hexadecimal."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def _asked(request: RecommendRequest) -> list[str]:

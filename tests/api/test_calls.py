@@ -511,7 +511,7 @@ async def _start_slowly(engine: Scripted) -> None:
 
 
 def _scripted(api: Api) -> Any:
-    return api.app.state.runtime.engine.inner
+    return api.app.state.runtime.engine._engine
 
 
 def _signer(data_dir: Path) -> TokenSigner:

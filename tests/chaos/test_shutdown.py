@@ -1,4 +1,4 @@
-"""SIGTERM in traffic: readiness goes off at once, what is in flight is answered, and the process ends with 0 in time."""
+"""SIGTERM in traffic: readiness goes off at once, what is in flight is answered, and it ends with 0 in time."""
 
 import json
 import signal

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tests.api.hostile import MARKER
 
 HOLE = b"@HOLE@"
+TOKEN = b"@TOKEN@"  # for a click token that is good
 _RAW = MARKER.encode()
 _JSON = {"content-type": "application/json"}
 
@@ -29,7 +30,7 @@ def _recommend(name: str, hole: bytes = HOLE) -> bytes:
 
 
 def _click(name: str, hole: bytes = HOLE) -> bytes:
-    fields = {b"click_token": b'"%s.a"' % _RAW, b"kind": b'"click"', b"position": b"1", name.encode(): hole}
+    fields = {b"click_token": b'"%s"' % TOKEN, b"kind": b'"click"', b"position": b"1", name.encode(): hole}
     return b"{" + b",".join(b'"%s":%s' % pair for pair in fields.items()) + b"}"
 
 
@@ -54,11 +55,13 @@ RECOMMEND_TEMPLATES: dict[str, bytes] = {
 CLICK_TEMPLATES: dict[str, bytes] = {
     **{name: _click(name) for name in "click_token kind position query at user_id session_id locale".split()},
     "an unknown field": _click(MARKER),
-    "submitted query": b'{"click_token":"%s.a","kind":"submit","position":0,"query":%s}' % (_RAW, HOLE),
+    "submitted query": b'{"click_token":"%s","kind":"submit","position":0,"query":%s}' % (TOKEN, HOLE),
+    "seen at": b'{"click_token":"%s","kind":"seen","position":0,"at":%s}' % (TOKEN, HOLE),
+    "submitted by": b'{"click_token":"%s","kind":"submit","query":"kyoto","user_id":%s}' % (TOKEN, HOLE),
     "events": b'{"events":%s}' % HOLE,
     "events item": b'{"events":[%s]}' % HOLE,
     "events token": b'{"events":[{"click_token":%s,"kind":"click","position":1}]}' % HOLE,
-    "events at": b'{"events":[{"click_token":"%s","kind":"click","position":1,"at":%s}]}' % (_RAW, HOLE),
+    "events at": b'{"events":[{"click_token":"%s","kind":"seen","position":0,"at":%s}]}' % (TOKEN, HOLE),
     "events unknown field": b'{"events":[{"click_token":"a","kind":"click","position":1,"%s":%s}]}' % (_RAW, HOLE),
 }
 
@@ -153,8 +156,8 @@ BODIES: dict[str, Body] = {
     "every field null": Body(
         json.dumps(
             dict.fromkeys(
-                "task query n user_id session_id session history answer documents locale timeout_ms track origin explain "
-                "click_token kind position at events".split()
+                "task query n user_id session_id session history answer documents locale timeout_ms track origin "
+                "explain click_token kind position at events".split()
             )
         ).encode()
     ),

@@ -1,0 +1,111 @@
+"""Quality of a policy on queries whose entities its training never saw.
+
+It knows no engine: any that keeps the engine protocol is asked, as serving asks it. The bars of the starter policy
+are a parse_ok_share of .99, an on_entity_share of .9 and a distinct_share of .97.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from service.contract.engine import Engine, Sampling
+from service.contract.query_text import match_key
+from service.contract.tasks import get_task
+from service.contract.tokenizer import PromptTokenizer
+from service.contract.types import PromptContext
+from trainer.catalogue.catalogue import Catalogue, load_catalogue, words_of
+from trainer.catalogue.compose import Example, ask
+from trainer.catalogue.names import unseen_name
+from trainer.encoding import PROMPT_BUDGET
+
+SAMPLING = Sampling(max_tokens=128, temperature=0.7, top_p=0.95)  # as served
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a policy wrote for one example. `finished`: it ended the list itself."""
+
+    example: Example
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Shares of the whole evaluation, each in 0..1.
+
+    `parse_ok_share`: lists that are finished, parse, and have all n queries and auxiliary texts. `on_entity_share`:
+    listed queries with every word of the entity. `distinct_share`: listed queries not written before in their list.
+    """
+
+    lists: int
+    parse_ok_share: float
+    on_entity_share: float
+    distinct_share: float
+
+
+async def evaluate(
+    engine: Engine, tokenizer: PromptTokenizer, examples: Sequence[Example], *, at_once: int = 16
+) -> tuple[Quality, list[Written]]:
+    """Ask `engine` for a list for every example and score what it wrote. The engine is started already."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def write(number: int, example: Example) -> Written:
+        prompt = get_task(example.task).render(example.context, tokenizer, budget=PROMPT_BUDGET)
+        sampling = Sampling(max_tokens=SAMPLING.max_tokens, seed=number, stop_token_ids=tokenizer.eos_ids)
+        async with gate:
+            [completion] = await engine.generate(f"evaluate-{number}", prompt.token_ids, sampling)
+        return Written(example, tokenizer.decode(completion.token_ids), completion.finish_reason == "stop")
+
+    written = list(await asyncio.gather(*(write(number, example) for number, example in enumerate(examples))))
+    return score(written, tokenizer.format.separator), written
+
+
+def score(written: Sequence[Written], separator: str) -> Quality:
+    """The shares over all lists."""
+    parsed_ok, listed, on_entity, distinct = 0, 0, 0, 0
+    for item in written:
+        n = item.example.context.n
+        parsed = get_task(item.example.task).parse(item.text, n=n, separator=separator)
+        parsed_ok += item.finished and parsed.problem is None and len(parsed.queries) == n
+        queries = _listed(item.text, separator)[:n]
+        listed += len(queries)
+        wanted = set(words_of(item.example.entity))
+        on_entity += sum(wanted <= set(words_of(query)) for query in queries)
+        distinct += len({match_key(query) for query in queries})
+    return Quality(
+        lists=len(written),
+        parse_ok_share=parsed_ok / max(1, len(written)),
+        on_entity_share=on_entity / max(1, listed),
+        distinct_share=distinct / max(1, listed),
+    )
+
+
+def unseen_queries(*, held_out: int = 350, made_up: int = 150, seed: int = 0) -> list[Example]:
+    """`suggest` queries, three wanted each, about held-out entities and about names made up for evaluation."""
+    catalogue = load_catalogue()
+    rng = Random(f"unseen:{seed}")
+    entities = [entity for entity in catalogue.entities if entity.held_out]
+    chosen = [(entity.kind, entity.name) for entity in rng.sample(entities, held_out)]
+    for _ in range(made_up):
+        kind = rng.choice(catalogue.kinds)
+        chosen.append((kind.name, unseen_name(catalogue, kind, rng, for_evaluation=True)))
+    return [_unseen_query(catalogue, kind, entity, rng) for kind, entity in chosen]
+
+
+def _unseen_query(catalogue: Catalogue, kind: str, entity: str, rng: Random) -> Example:
+    facet = rng.choice(catalogue.kind[kind].facets)
+    answer = facet.answer.replace("{e}", entity).lower() if rng.random() < 0.25 else None
+    return Example(
+        task="suggest",
+        context=PromptContext(n=3, query=ask(facet, entity, rng), answer=answer),
+        queries=(),
+        entity=entity,
+        kind=kind,
+        facet=facet.id,
+    )
+
+
+def _listed(text: str, separator: str) -> list[str]:
+    return [query for query in text.split(separator) if query.strip()]
