@@ -109,8 +109,6 @@ def _single_reply(verdict: Verdict) -> Response:
         return problem(403, _SENTENCES.get(verdict.reason or "", "The event cannot be believed."))
     if verdict.ending is Ending.REFUSED:
         return problem(422, "The database cannot hold this event. Send it without unusual characters.")
-    if verdict.ending is Ending.REFUSED:
-        return problem(422, "The database cannot hold this event. Usually its query has characters that are none.")
     return _reply(202 if verdict.ending is Ending.STORED else 200, [verdict])
 
 

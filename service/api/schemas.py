@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from service.contract.tasks import all_tasks
 from service.contract.types import ClickKind, EventSource, ServedBy
@@ -30,6 +39,11 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("In UTC this moment is not in the years 1 to 9999. Send the time of the event.") from None
 
 
+def _without_point(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON has one kind of number
+
+
+Integer = Annotated[int, BeforeValidator(_without_point)]
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 # Strict: what the OpenAPI document does not allow, such as "3" for 3, is refused.
@@ -92,7 +106,7 @@ class RecommendBody(BaseModel):
     )
     task: TaskName = Field(description="Which component shows the list.")
     query: Query | None = Field(None, description="What was typed; `hint` and `predict` need none.")
-    n: int | None = Field(None, ge=1, le=20, description="Queries wanted; each task has its default and its most.")
+    n: Integer | None = Field(None, ge=1, le=20, description="Queries wanted; each task has its default and its most.")
     user_id: Id | None = Field(None, description="Your id of the person; without it nothing typed becomes popular.")
     session_id: Id | None = Field(None, description="Your id of the session.")
     session: list[Query] = Field(default_factory=list, max_length=50, description="Earlier queries, oldest first.")
@@ -100,7 +114,7 @@ class RecommendBody(BaseModel):
     answer: Text | None = Field(None, description="What the assistant answered to the query.")
     documents: list[Document] = Field(default_factory=list, max_length=10, description="Texts, best first.")
     locale: Locale = Field("en", description="Language of the person, such as en or pt-BR.")
-    timeout_ms: int | None = Field(None, ge=10, le=10_000, description="Deadline of this reply in milliseconds.")
+    timeout_ms: Integer | None = Field(None, ge=10, le=10_000, description="Deadline of this reply in milliseconds.")
     track: bool = Field(True, description="Whether the query may enter the search log.")
     origin: Literal["typed", "clicked"] = Field(
         "typed", description="clicked when the query came from a recommended list, so that it is not learned from."
@@ -166,7 +180,7 @@ class ClickEvent(BaseModel):
     )
     click_token: Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[\x21-\x7e]+$")]
     kind: ClickKind = ClickKind.CLICK
-    position: int = Field(0, ge=0, le=20)
+    position: Integer = Field(0, ge=0, le=20)
     query: Query | None = Field(None, description="With `submit`: the query that was sent to the search engine.")
     at: Moment | None = Field(None, description="The client's time; the server's decides.")
     user_id: Id | None = None

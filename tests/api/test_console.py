@@ -54,12 +54,13 @@ _TEXTS = {
 
 @dataclass
 class FakeService:
-    """Canned lists. `served_by`, `reason`, `refusal`, `text` change what comes; `asked` and `events` say what came."""
+    """Canned lists. `served_by`, `reason`, `text` and the refusals change what comes; `asked` and `events` say what came."""
 
     url: str = ""
     served_by: ServedBy = ServedBy.MODEL
     reason: str | None = None
     refusal: str | None = None
+    event_refusal: str | None = None
     text: str | None = None
     ready: bool = True
     asked: list[RecommendBody] = field(default_factory=list)
@@ -83,6 +84,8 @@ class FakeService:
 
     async def click(self, request: Request) -> Response:
         event = ClickEvent.model_validate_json(await request.body())
+        if self.event_refusal:
+            return problem(403, self.event_refusal)
         key = (event.click_token, event.kind, event.position)
         known = key in [(e.click_token, e.kind, e.position) for e in self.events]
         status = EventStatus.DUPLICATE if known else EventStatus.STORED
@@ -308,6 +311,15 @@ async def test_a_problem_is_shown_as_its_sentence(browser: Browser, fake: FakeSe
 
         await expect(page.locator("#task-clarify .error")).to_have_text("The service is full. Try again in a second.")
         await expect(page.locator("#task-clarify")).to_have_attribute("aria-busy", "false")
+
+
+async def test_an_event_that_is_not_believed_is_shown_as_a_problem(browser: Browser, fake: FakeService) -> None:
+    fake.event_refusal = "The click token has expired."
+    async with open_page(browser, fake.url) as (page, _):  # the browser logs the 403 itself
+        await _ask(page, "clarify")
+
+        await expect(page.locator("#events li .status")).to_have_text("problem")
+        await expect(page.locator("#events li")).to_contain_text("The click token has expired.")
 
 
 async def test_the_page_says_that_the_model_loads_until_it_is_ready(browser: Browser, fake: FakeService) -> None:

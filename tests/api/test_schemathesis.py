@@ -3,18 +3,18 @@
 It knows no call by name.
 """
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import hypothesis
+import httpx
 import pytest
-import schemathesis
-from schemathesis.pytest import from_fixture
 
 from tests.service_process import ServiceProcess, running
 
-_EXAMPLES = 60
+_EXAMPLES = 40  # for each call, besides Schemathesis' own systematic cases
+_SEED = 1
 
 
 @pytest.fixture(scope="module")
@@ -25,24 +25,18 @@ def process(tmp_path_factory: pytest.TempPathFactory, policy_directory: Path) ->
         yield started
 
 
-@pytest.fixture(scope="module")
-def document(process: ServiceProcess) -> Any:
-    """The document as the service publishes it."""
-    return schemathesis.openapi.from_url(f"{process.url}/openapi.json")
+def test_the_service_does_what_its_document_says(process: ServiceProcess, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{process.url}/openapi.json"]
+    command += ["--checks=all", f"--max-examples={_EXAMPLES}", f"--seed={_SEED}", "--no-color", "--continue-on-failure"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert process.metric("nextquery_request_seconds_count", route="/recommend", status="200") > 20
+    assert process.metric("nextquery_request_seconds_count", route="/recommend", status="422") > 20
 
 
-schema = from_fixture("document")
+def test_the_document_names_every_call(process: ServiceProcess) -> None:
+    document = httpx.get(f"{process.url}/openapi.json", timeout=5).json()
 
-
-@schema.parametrize()
-@hypothesis.settings(
-    max_examples=_EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
-)
-def test_the_service_does_what_its_document_says(case: schemathesis.Case) -> None:
-    case.call_and_validate()
-
-
-def test_the_document_names_every_call(document: Any) -> None:
-    paths = {operation.ok().path for operation in document.get_all_operations()}
-
-    assert paths >= {"/recommend", "/click", "/livez", "/readyz", "/metrics", "/version"}
+    assert document["paths"].keys() >= {"/recommend", "/click", "/livez", "/readyz", "/metrics", "/version"}
