@@ -51,6 +51,7 @@ class SayingEngine:
     name = "saying"
 
     def __init__(self, say: Callable[[Sequence[int]], str | Exception], *, delay_s: float = 0.0) -> None:
+        own_tokenizer()  # trained now, and not inside a deadline
         self._say = say
         self._delay_s = delay_s
         self.asked: list[str] = []

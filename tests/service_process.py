@@ -59,8 +59,8 @@ class ServiceProcess:
                 [sys.executable, "-m", "service.contract.command_line", "serve"],
                 env=self._environment(),
                 cwd=self.data_dir,  # away from the developer's .env
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.DEVNULL,  # for people; the log is on stderr
+                stderr=log,
             )
         self.wait(until, within_s=within_s)
         return self

@@ -14,8 +14,9 @@ from service.contract.query_text import match_key
 from service.contract.tasks import get_task
 from service.contract.tokenizer import PromptTokenizer
 from service.contract.types import PromptContext
+from trainer.catalogue.asking import ask
 from trainer.catalogue.catalogue import Catalogue, load_catalogue, words_of
-from trainer.catalogue.compose import Example, ask
+from trainer.catalogue.compose import Example
 from trainer.catalogue.names import unseen_name
 from trainer.encoding import PROMPT_BUDGET
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from service.contract.artifact import publish
+from service.contract.artifact import MANIFEST, publish, seal, verify
 from service.contract.policy import seal_policy
 from service.contract.tokenizer import TextFormat
 
@@ -41,6 +41,19 @@ def export_policy(
         _generation_config(model, draft)
         (draft / "README.md").write_text(card)
         digest = seal_policy(draft, version=version, text_format=text_format, lineage=lineage, **metadata)
+        publish(draft, destination)
+    return digest
+
+
+def publish_with_card(policy: Path, destination: Path, card: str) -> str:
+    """Publish a sealed policy at `destination` with another model card. Returns the new manifest's SHA-256."""
+    manifest = verify(policy)
+    with TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft"
+        shutil.copytree(policy, draft)
+        (draft / MANIFEST).unlink()
+        (draft / "README.md").write_text(card)
+        digest = seal(draft, {key: value for key, value in manifest.items() if key != "files"})
         publish(draft, destination)
     return digest
 

@@ -1,29 +1,26 @@
 """Trains the base model from scratch: language, and the prompt format of every task.
 
-It knows nothing about SFT or serving. Examples are composed as they are needed, so nothing but the seed is stored;
-rows are grouped by length instead of packed, so that each starts at position 0 without neighbours, as in serving.
+It knows nothing about SFT or serving. Examples are composed as they are needed, so nothing but the seed is stored.
+Under `torchrun` every process takes its share of each step.
 """
 
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from service.contract.tokenizer import PromptTokenizer
-from trainer.catalogue.catalogue import Catalogue, load_catalogue
-from trainer.catalogue.compose import compose
-from trainer.encoding import Encoded, encode
+from trainer.batches import batches, padded
+from trainer.catalogue.compose import Example
 from trainer.progress import reporter
+from trainer.tokenizer import VOCABULARY
 
-_POOL = 2048  # examples sorted by length together
 _STATE = "state.pt"
-_MAX_TOKENS = 320  # of a training row; one in two thousand is longer and left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,14 @@ class PretrainConfig:
     compile: bool = True
 
 
-def pretrain(tokenizer: PromptTokenizer, work: Path, config: PretrainConfig, *, quiet: bool = False) -> Any:
+def pretrain(
+    tokenizer: PromptTokenizer,
+    work: Path,
+    config: PretrainConfig,
+    *,
+    real: Sequence[Example] = (),
+    quiet: bool = False,
+) -> Any:
     """Train, or go on from the newest state in `work`; returns the transformers model. Metrics go to `metrics.jsonl`."""
     import torch
 
@@ -64,7 +68,7 @@ def pretrain(tokenizer: PromptTokenizer, work: Path, config: PretrainConfig, *, 
     precision = torch.autocast("cuda", torch.bfloat16) if "cuda" in device else nullcontext()
     report, saved_at = reporter(work / "metrics.jsonl", quiet=quiet or rank > 0), time.monotonic()
 
-    stream = batches(load_catalogue(), tokenizer, config, start=state["position"])
+    stream = batches(tokenizer, seed=config.seed, tokens=config.tokens_per_step, start=state["position"], real=real)
     while (done := _done(state, config)) < 1.0:
         step_began = time.monotonic()
         together = list(islice(stream, world))  # every process composes all of them, and takes its own
@@ -108,7 +112,7 @@ def new_model(tokenizer: PromptTokenizer, config: PretrainConfig) -> Any:
 
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=tokenizer.vocabulary_size if hasattr(tokenizer, "vocabulary_size") else 4096,
+            vocab_size=VOCABULARY,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.layers,
@@ -124,34 +128,6 @@ def new_model(tokenizer: PromptTokenizer, config: PretrainConfig) -> Any:
     )
 
 
-def batches(
-    catalogue: Catalogue, tokenizer: PromptTokenizer, config: PretrainConfig, *, start: tuple[int, int] = (0, -1)
-) -> Iterator[tuple[tuple[int, int], list[Encoded]]]:
-    """Batches of about `tokens_per_step` padded tokens without end, each with its position, from after `start`."""
-    for pool in count(start[0]):
-        examples = islice(compose(catalogue, config.seed * 1_000_003 + pool), _POOL)
-        rows = sorted((encode(example, tokenizer) for example in examples), key=len)
-        groups = _grouped([row for row in rows if len(row) <= _MAX_TOKENS], config.tokens_per_step)
-        Random(pool).shuffle(groups)
-        for number, group in enumerate(groups):
-            if (pool, number) > tuple(start):
-                yield (pool, number), group
-
-
-def padded(rows: list[Encoded], prompt_weight: float) -> tuple[Any, Any]:
-    """Token ids (B, T) and the weight of each as a target (B, T); padding has weight 0."""
-    import torch
-
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    weights = torch.zeros(len(rows), longest)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row.prompt + row.response)
-        weights[i, : len(row.prompt)] = prompt_weight
-        weights[i, len(row.prompt) : len(row)] = 1.0
-    return ids, weights
-
-
 def _loss(model: Any, ids: Any, weights: Any) -> Any:
     """Weighted mean cross-entropy of the next token. Padding stands at the end, so causal attention never sees it."""
     from torch.nn.functional import cross_entropy
@@ -162,18 +138,8 @@ def _loss(model: Any, ids: Any, weights: Any) -> Any:
     return (each * targets).sum() / targets.sum()
 
 
-def _grouped(rows: list[Encoded], tokens: int) -> list[list[Encoded]]:
-    """Neighbours in groups whose padded size is at most `tokens`."""
-    groups: list[list[Encoded]] = [[]]
-    for row in rows:
-        if len(row) * (len(groups[-1]) + 1) > tokens and groups[-1]:
-            groups.append([])
-        groups[-1].append(row)
-    return groups
-
-
 def _join() -> tuple[int, int]:
-    """This process's rank and how many there are, under `torchrun`; alone otherwise."""
+    """The rank of this process and how many there are, under `torchrun`; alone otherwise."""
     import torch
     from torch import distributed
 

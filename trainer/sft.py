@@ -66,7 +66,7 @@ def sft(
 def annotated_lists(config: SftConfig) -> list[Example]:
     """`lists_per_task` lists of each task, and the rewrites of each, shuffled; the same for the same seed."""
     catalogue = load_catalogue()
-    examples = []
+    examples: list[Example] = []
     for task in TASK_SHARES:
         for example in islice(compose(catalogue, config.seed, task=task), config.lists_per_task):
             rng = Random(f"{config.seed}:{task}:{len(examples)}")

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from service.api.body import documented, read_body
 from service.api.errors import HttpProblem, problem
 from service.api.metrics import Metrics
+from service.api.raw_route import RawRoute
 from service.api.schemas import ClickBatch, ClickEvent, ClickReply, EventResult, EventStatus
 from service.events.intake import Ending, Received, Verdict
 from service.runtime import Runtime
 
-router = APIRouter()
+router = APIRouter(route_class=RawRoute)
 _SENTENCES = {
     "forged": "The click token was not signed by this service, or was altered. Send it exactly as /recommend gave it.",
     "malformed": "The click token cannot be read. Send it exactly as /recommend gave it.",

@@ -62,12 +62,12 @@ async def version(request: Request) -> Version:
     )
 
 
-def not_found(_: Request, __: Exception) -> Response:
+async def not_found(_: Request, __: Exception) -> Response:
     """404 for a path that is no call of this API."""
     return problem(404, "There is no such page. GET /openapi.json lists every call.")
 
 
-def method_not_allowed(_: Request, error: Exception) -> Response:
+async def method_not_allowed(_: Request, error: Exception) -> Response:
     """405 for a call with another method than its own, which `Allow` names."""
     allowed = getattr(error, "headers", None)
     return problem(405, "This call takes another method. GET /openapi.json lists every call.", headers=allowed)

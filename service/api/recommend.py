@@ -4,11 +4,13 @@ It knows nothing about how lists are made.
 """
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from service.api.body import documented, read_body
+from service.api.raw_route import RawRoute
 from service.api.schemas import Explanation, RecommendBody, RecommendReply, ShownQuery, TaskName
 from service.contract.query_text import one_line
 from service.contract.tasks import all_tasks
@@ -16,7 +18,7 @@ from service.contract.types import HistoryEvent, Origin
 from service.pipeline.request import Recommendation, RecommendRequest
 from service.runtime import Runtime
 
-router = APIRouter()
+router = APIRouter(route_class=RawRoute)
 _CLIENT_LEFT = 499  # nginx's number; nobody reads it
 
 
@@ -41,8 +43,9 @@ async def recommend(request: Request) -> Response:
 async def _finished_before_client_left(request: Request, work: "asyncio.Future[Recommendation]") -> bool:
     """True when `work` is done; False when the client left first, and then `work` is cancelled."""
     leaving = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can come
+    both: list[asyncio.Future[Any]] = [work, leaving]
     try:
-        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         return work.done()
     finally:
         leaving.cancel()

@@ -50,12 +50,16 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 _BODY = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
 
 
+def _between(least: int, most: int) -> dict[str, Any]:
+    return {"anyOf": [{"type": "integer", "minimum": least, "maximum": most}, {"type": "null"}]}
+
+
 def _rules_of_tasks() -> list[dict[str, Any]]:
     """What `RecommendBody._fits_task` checks, for the OpenAPI document."""
     return [
         {
             "title": task.name,
-            "properties": {"task": {"const": task.name}, "n": {"maximum": task.max_n}}
+            "properties": {"task": {"const": task.name}, "n": _between(1, task.max_n)}
             | ({"query": {"type": "string", "pattern": r"\S"}} if task.needs_query else {}),
             "required": ["task", "query"] if task.needs_query else ["task"],
         }
@@ -67,7 +71,7 @@ def _rules_of_tasks() -> list[dict[str, Any]]:
 _RULES_OF_KINDS: list[dict[str, Any]] = [
     {
         "title": "click",
-        "properties": {"kind": {"const": "click"}, "position": {"minimum": 1}},
+        "properties": {"kind": {"const": "click"}, "position": {"type": "integer", "minimum": 1, "maximum": 20}},
         "required": ["position"],
     },
     {

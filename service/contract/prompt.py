@@ -106,7 +106,7 @@ class UnifiedTask:
             piece = one_line(text[begin : min(end, begin + _LONGEST_PIECE)])
             name, colon, value = piece.partition(":")
             if colon and name.strip().lower() in self.auxiliary:
-                texts.setdefault(name.strip().lower(), value.strip()[:MAX_QUERY_CHARS])
+                texts.setdefault(name.strip().lower(), value.strip()[:MAX_QUERY_CHARS].strip())
             elif query := _read_query(piece):
                 queries.setdefault(match_key(query), (query, (begin, end)))
         kept = list(queries.values())[:n]
@@ -141,7 +141,7 @@ def _pieces(text: str, separator: str) -> list[tuple[int, int]]:
     for mark in re.finditer(f"{re.escape(separator)}|\n", text, re.IGNORECASE):
         spans.append((begin, mark.start()))
         begin = mark.end()
-    return [*spans, (begin, len(text))]
+    return [(start, end) for start, end in [*spans, (begin, len(text))] if start < end]
 
 
 def _read_query(piece: str) -> str | None:

@@ -6,7 +6,6 @@ It knows nothing about queries, tasks or HTTP; nothing outside this file imports
 import asyncio
 import itertools
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -18,7 +17,7 @@ from service.contract.errors import EngineError, EngineUnavailable
 from service.contract.settings import Settings
 from service.engines import device_kind
 from service.engines.limits import ModelLimits, completion, read_limits
-from service.engines.vllm_process import EngineProcesses, borrowed_environment
+from service.engines.vllm_process import EngineProcesses, borrowed, computes_in_bfloat16, environment
 
 _WARM_UP_BATCH = 8
 _SHUTDOWN_S = 1.5
@@ -151,7 +150,7 @@ class VllmLocal:
         """Build the engine, then live as long as it: its processes are told to die when this thread does."""
         llm = None
         try:
-            with borrowed_environment(_environment(self._settings)):
+            with borrowed(environment(self._settings)):
                 llm = _build(self._directory, self._settings, self._limits, self._release)
             _tell(loop, built, llm, None)
         except BaseException as error:
@@ -203,33 +202,8 @@ def _on_cpu() -> dict[str, Any]:
     """On a CPU the worker runs inside the core's process: as fast as vLLM's two processes, half the start-up time."""
     return {
         "enforce_eager": True,
-        "dtype": "bfloat16" if _has_bfloat16() else "float32",
+        "dtype": "bfloat16" if computes_in_bfloat16() else "float32",
         "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
-    }
-
-
-def _has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16. Emulated on AVX2 it measured 1.5 to 4 times slower than float32."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return any(flag in text for flag in ("avx512_bf16", "amx_bf16", " bf16"))
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    threads = max(1, len(os.sched_getaffinity(0)) - 1) if hasattr(os, "sched_getaffinity") else 1
-    shared = {
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(settings.timeouts.engine_start_s) + 1),
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }
-    if device_kind() == "cuda":
-        return shared
-    return shared | {
-        "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm_cpu_kv_cache_gib),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),  # one core is left to the API
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on shared cores made a step 9 times slower
     }
 
 

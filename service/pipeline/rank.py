@@ -13,7 +13,7 @@ from service.contract.tasks import all_tasks
 from service.contract.types import Candidate
 
 _ADDRESS = re.compile(
-    r"://|\b(?:https?|mailto|javascript):|www\.|\S@\S|\b\d{1,3}(?:\.\d{1,3}){3}\b|"
+    r"://|(?:https?|mailto|javascript):|www\.|\S@\S|\b\d{1,3}(?:\.\d{1,3}){3}\b|"
     r"\w[.\u3002](?:com|net|org|edu|gov|io|co|me|tv|ai|app|dev|ru|cn|uk|de|info|biz|xyz|top|site|online|shop|link|tk)\b",
     re.IGNORECASE,
 )

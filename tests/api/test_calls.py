@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from service.contract.tasks import all_tasks
+from service.contract.settings import Timeouts
 from service.engines.scripted import Scripted
 from service.events.click_token import ClickClaims, TokenSigner, load_or_create_secret
 from tests.api.conftest import Api, OpenApi
@@ -242,7 +243,7 @@ async def test_an_event_that_makes_no_sense_is_refused_with_the_way_out(api: Api
 async def test_the_same_click_a_thousand_times_at_once_is_one_row_and_one_202(
     open_api: OpenApi, database_url: str
 ) -> None:
-    async with open_api(max_in_flight=1000) as api:
+    async with open_api(max_in_flight=1000, timeouts=Timeouts(click_s=60)) as api:
         event = {"click_token": (await api.recommend())["click_token"], "kind": "click", "position": 1}
 
         replies = await asyncio.gather(*(api.post("/click", json=event) for _ in range(1000)))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.service_process import ServiceProcess, running
 
-_EXAMPLES = 40  # for each call, besides Schemathesis' own systematic cases
+_EXAMPLES = 25  # for each call, besides Schemathesis' own systematic cases
 _SEED = 1
 
 

@@ -24,15 +24,21 @@ NASTY = [
     "**rice**\n**beans**", "“rice”<sep>‘beans’", "Here are 3 queries:\n1. rice\n2. beans", "Sure!\n\nrice <SEP> beans",
     "question: what?\n", "question: what?", "question:", "question: a\nquestion: b\nrice<sep>beans",
     "guide: g\nrice<sep>beans", "suffix: s\nprefix: p\nguide: g\nrice", "rice<sep>beans\nquestion: late",
-    "question: what<sep>rice<sep>beans", "QUESTION : what\nrice", "a" * 161, "a" * 100_000, "rice<sep>" * 20_000,
-    "\n" * 100_000, "question: " * 10_000, "米を炊く<sep>玄米", "как варить рис<sep>рис", "أرز<sep>بني", "🍚<sep>🍚🍚",
+    "question: what<sep>rice<sep>beans", "QUESTION : what\nrice", "a" * 161, "a" * 100_000, "rice<sep>" * 5_000,
+    "\n" * 10_000, "question: " * 10_000, "米を炊く<sep>玄米", "как варить рис<sep>рис", "أرز<sep>بني", "🍚<sep>🍚🍚",
     "ﷺ" * 160, "e\u0301" * 200, "i\u0307<sep>İ", "</s><s>rice</s>", "### Response:\nrice", "<|im_end|>", "<think>hm</think>",
 ]  # fmt: skip
 CASES = [(text, task) for text in NASTY for task in ("suggest", "clarify", "snippets")]
-PIECES = st.sampled_from(["<sep>", "\n", " ", "rice", "Rice?", "1. ", "- ", '"', "question:", "guide: ", "[", "]", ",", "```"])
+PIECES = st.sampled_from(
+    ["<sep>", "\n", " ", "rice", "Rice?", "1. ", "- ", '"', "question:", "guide: ", "[", "]", ",", "```"]
+)
 COMPLETIONS = st.one_of(st.text(st.characters()), st.lists(PIECES, max_size=25).map("".join))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789éü米", min_size=1, max_size=9)
-QUERY = st.lists(st.one_of(WORD, st.sampled_from(["c++", "c#", "5'", "don't", "a/b", "3.5", "10:30", "-5", "\"it\""])), min_size=1, max_size=6)
+QUERY = st.lists(
+    st.one_of(WORD, st.sampled_from(["c++", "c#", "5'", "don't", "a/b", "3.5", "10:30", "-5", '"it"'])),
+    min_size=1,
+    max_size=6,
+)
 NORMAL_QUERY = QUERY.map(" ".join).filter(lambda query: any(c.isalnum() for c in query) and query.count('"') != 2)
 LISTS = st.lists(NORMAL_QUERY, min_size=1, max_size=5, unique_by=match_key)
 
@@ -108,7 +114,10 @@ def test_a_list_survives_our_tokenizer(queries: list[str]) -> None:
         ("**rice**\n**beans**", ["rice", "beans"]),
         ("\"rice\"<sep>“beans”<sep>'peas'", ["rice", "beans", "peas"]),
         ("3.5 mm jack<sep>10:30 train<sep>-5 celsius", ["3.5 mm jack", "10:30 train", "-5 celsius"]),
-        ('"let it be" and "hey jude"<sep>"let it be" chords<sep>tv 27"', ['"let it be" and "hey jude"', '"let it be" chords', 'tv 27"']),
+        (
+            '"let it be" and "hey jude"<sep>"let it be" chords<sep>tv 27"',
+            ['"let it be" and "hey jude"', '"let it be" chords', 'tv 27"'],
+        ),
         ("rice<sep>Rice?<sep>rice", ["rice"]),
         (f"{'a' * 161}<sep>rice", ["rice"]),
     ],
@@ -128,7 +137,9 @@ def test_what_models_make_of_a_list_is_understood(text: str, queries: list[str])
         ("rice", {}, "missing guide, prefix, suffix"),
     ],
 )
-def test_auxiliary_texts_are_read_in_any_order_once_and_missed(text: str, texts: dict[str, str], problem: str | None) -> None:
+def test_auxiliary_texts_are_read_in_any_order_once_and_missed(
+    text: str, texts: dict[str, str], problem: str | None
+) -> None:
     parsed = get_task("snippets").parse(text, n=3, separator="<sep>")
 
     assert (parsed.queries, parsed.texts, parsed.problem) == (("rice",), texts, problem)

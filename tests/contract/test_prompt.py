@@ -26,7 +26,9 @@ FULL = PromptContext(
     session=("rice cooker", "rice for sushi"),
     history=tuple(
         HistoryEvent(source=source, text=text, at=datetime(2026, 11, 1, tzinfo=UTC))
-        for source, text in zip(EventSource, ("japanese food", "sushi at home", "bamboo mat", "japan guide"), strict=True)
+        for source, text in zip(
+            EventSource, ("japanese food", "sushi at home", "bamboo mat", "japan guide"), strict=True
+        )
     ),
     answer="Rinse the rice.\nThen boil it for 40 minutes.",
     documents=("Brown rice keeps its bran.", "White rice cooks faster."),
@@ -110,7 +112,9 @@ def test_nothing_that_is_typed_becomes_a_special_token_or_a_line(hostile: str) -
     assert prompt.text.isprintable() or set(c for c in prompt.text if not c.isprintable()) == {"\n"}
 
 
-@pytest.mark.xfail(strict=True, reason="text that ends like the frame becomes the frame's token; mend before retraining")
+@pytest.mark.xfail(
+    strict=True, reason="text that ends like the frame becomes the frame's token; mend before retraining"
+)
 def test_nothing_that_is_typed_becomes_the_token_of_the_frame() -> None:
     tokenizer = own_tokenizer()
     frame = tokenizer.encode("### Response:\n")
@@ -163,7 +167,11 @@ def test_nothing_gives_way_while_something_less_important_is_left(context: Promp
 
 @pytest.mark.parametrize(
     ("label", "left"),
-    [("Document", ["Brown rice keeps its bran."]), ("Often next", ["brown rice water ratio"]), ("Session", ["rice for sushi"])],
+    [
+        ("Document", ["Brown rice keeps its bran."]),
+        ("Often next", ["brown rice water ratio"]),
+        ("Session", ["rice for sushi"]),
+    ],
 )
 def test_lists_lose_their_worst_or_oldest_first(label: str, left: list[str]) -> None:
     task, tokenizer = get_task("suggest"), own_tokenizer()

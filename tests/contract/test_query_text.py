@@ -61,7 +61,9 @@ def test_what_no_database_or_page_can_show_is_gone(text: str) -> None:
     assert line.isprintable()
 
 
-@pytest.mark.parametrize("text", ["word " * 20_000, "\u200b" * 100_000, "😀" * 100_000, "e\u0301" * 50_000, " " * 100_000])
+@pytest.mark.parametrize(
+    "text", ["word " * 20_000, "\u200b" * 100_000, "😀" * 100_000, "e\u0301" * 50_000, " " * 100_000]
+)
 def test_a_hundred_thousand_characters_take_milliseconds(text: str) -> None:
     started = time.process_time()
 

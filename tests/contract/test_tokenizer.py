@@ -21,7 +21,12 @@ def test_our_separator_and_our_end_are_one_token_each() -> None:
 
     ids = tokenizer.encode_response("rice<sep>beans")
 
-    assert ids == [*tokenizer.encode("rice"), *tokenizer.separator_ids, *tokenizer.encode("beans"), *tokenizer.eos_ids[:1]]
+    assert ids == [
+        *tokenizer.encode("rice"),
+        *tokenizer.separator_ids,
+        *tokenizer.encode("beans"),
+        *tokenizer.eos_ids[:1],
+    ]
     assert len(tokenizer.separator_ids) == len(tokenizer.eos_ids) == 1
     assert tokenizer.decode(ids) == " rice<sep> beans</s>"
 

@@ -15,6 +15,7 @@ import yaml
 
 HELD_OUT_SHARE = 10  # one entity in ten is never trained on: the evaluation's unseen entities
 _HERE = Path(__file__).parent
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORD = re.compile(r"\w+")
 
 
@@ -192,7 +193,7 @@ def word_runs(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _read(path: Path) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 (a safe loader, in C where there is one)
 
 
 def _kind(item: dict[str, Any], held_out: set[str]) -> Kind:

@@ -9,6 +9,7 @@ from random import Random
 
 from service.contract.query_text import match_key
 from service.contract.types import EventSource, HistoryEvent, PromptContext
+from trainer.catalogue.asking import ask, bare, distinct, follow_ups, question, walk
 from trainer.catalogue.catalogue import AmbiguousWord, Catalogue, Facet, Form, Kind
 from trainer.catalogue.names import model_number, unseen_name
 from trainer.catalogue.typing_noise import as_typed
@@ -23,13 +24,13 @@ _LENGTHS = [3] * 12 + [1, 2, 4, 5, 6, 8]
 class Example:
     """What a person did, and the list they would most like to see.
 
-    `entity` is what it is about (the first, where there are several), `kind` and `facet` what is asked; all of
-    them say where an example comes from and are never shown to a model.
+    `queries` is empty where a list is asked for, not taught. `entity` is what it is about (the first, where there are
+    several), `kind` and `facet` what is asked; all of them say where an example comes from and no model sees them.
     """
 
     task: str
     context: PromptContext
-    queries: tuple[str, ...]
+    queries: tuple[str, ...] = ()
     texts: dict[str, str] = field(default_factory=dict)
     entity: str = ""
     kind: str = ""
@@ -61,44 +62,11 @@ def pick_entity(catalogue: Catalogue, kind: Kind, rng: Random) -> str:
     return rng.choice(kind.training)
 
 
-def ask(facet: Facet, entity: str, rng: Random) -> str:
-    """One of the ways to ask for a facet of an entity."""
-    return rng.choice(facet.asks).replace("{e}", entity)
-
-
-def compare(kind: Kind, entity: str, rng: Random) -> str:
-    """A comparison with another entity of the kind."""
-    other = rng.choice([name for name in kind.training if name != entity])
-    return rng.choice(kind.compare).replace("{e}", entity).replace("{f}", other)
-
-
-def next_facets(kind: Kind, facet: Facet, rng: Random) -> list[Facet]:
-    """Every other facet, the likely next ones first: the relations of this facet, then theirs, then the rest."""
-    near = [kind.facet[name] for name in facet.next]
-    further = [kind.facet[name] for before in near for name in before.next]
-    rest = list(kind.facets)
-    rng.shuffle(near) if rng.random() < 0.3 else None
-    rng.shuffle(further)
-    rng.shuffle(rest)
-    ordered = {other.id: other for other in [*near, *further, *rest] if other.id != facet.id}
-    return list(ordered.values())
-
-
-def follow_ups(kind: Kind, facet: Facet, entity: str, n: int, asked: set[str], rng: Random) -> list[str]:
-    """`n` distinct queries that follow a question about `facet`, of different facets; none of those in `asked`."""
-    queries = [ask(other, entity, rng) for other in next_facets(kind, facet, rng)[:n]]
-    if rng.random() < 0.25:
-        queries[rng.randrange(len(queries))] = ask(facet, entity, rng)
-    if rng.random() < 0.12:
-        queries[-1] = compare(kind, entity, rng)
-    return _distinct([*queries, *(ask(other, entity, rng) for other in next_facets(kind, facet, rng))], n, asked)
-
-
 def suggest(catalogue: Catalogue, rng: Random) -> Example:
     """A query with or without its answer, session, documents and co-occurrence queries -> what is clicked next."""
     kind = pick_kind(catalogue, rng)
     entity, n = pick_entity(catalogue, kind, rng), rng.choice(_LENGTHS)
-    facet, query = _question(catalogue, kind, entity, rng)
+    facet, query = question(kind, entity, rng)
     session = _session(catalogue, kind, entity, facet, rng) if rng.random() < 0.3 else ()
     asked = {match_key(text) for text in (query, *session)}
     queries = follow_ups(kind, facet, entity, n, asked, rng)
@@ -127,7 +95,7 @@ def hint(catalogue: Catalogue, rng: Random) -> Example:
     kind = pick_kind(catalogue, rng)
     entity, n = pick_entity(catalogue, kind, rng), rng.choice([1] * 8 + [2, 3])
     facet = rng.choice(kind.facets)
-    session = _walk(kind, facet, entity, rng.randint(1, 4), rng)
+    session = walk(kind, facet, entity, rng.randint(1, 4), rng)
     last = session[-1][0]
     texts = [query for _, query in session]
     queries = follow_ups(kind, last, entity, n, {match_key(text) for text in texts}, rng)
@@ -153,7 +121,7 @@ def clarify(catalogue: Catalogue, rng: Random) -> Example:
     question = rng.choice(catalogue.general_questions).replace("{e}", entity)
     return Example(
         task="clarify",
-        context=PromptContext(n=n, query=as_typed(_bare(kind, entity, rng), entity, rng)),
+        context=PromptContext(n=n, query=as_typed(bare(kind, entity, rng), entity, rng)),
         queries=tuple(options),
         texts={"question": question},
         entity=entity,
@@ -168,13 +136,13 @@ def predict(catalogue: Catalogue, rng: Random) -> Example:
     for _ in range(rng.randint(1, 3)):
         kind = pick_kind(catalogue, rng)
         entity = pick_entity(catalogue, kind, rng)
-        walks.append((kind, entity, _walk(kind, rng.choice(kind.facets), entity, rng.randint(2, 4), rng)))
+        walks.append((kind, entity, walk(kind, rng.choice(kind.facets), entity, rng.randint(2, 4), rng)))
     history = _interleaved(walks, rng)
     asked = {match_key(event.text) for event in history}
     per_interest = [
-        follow_ups(kind, walk[-1][0], entity, min(n, 8), asked, rng) for kind, entity, walk in reversed(walks)
+        follow_ups(kind, steps[-1][0], entity, min(n, 8), asked, rng) for kind, entity, steps in reversed(walks)
     ]
-    queries = _distinct([query for row in zip(*per_interest, strict=True) for query in row], n, asked)
+    queries = distinct([query for row in zip(*per_interest, strict=True) for query in row], n, asked)
     return Example(
         task="predict",
         context=PromptContext(n=n, history=history),
@@ -216,43 +184,14 @@ COMPOSERS: dict[str, Callable[[Catalogue, Random], Example]] = {
 }
 
 
-def _question(catalogue: Catalogue, kind: Kind, entity: str, rng: Random) -> tuple[Facet, str]:
-    """What is asked, and in which words: a facet, the bare entity, or a comparison."""
-    form = rng.random()
-    if form < 0.12:
-        return rng.choice(kind.facets[:4]), _bare(kind, entity, rng)
-    if form < 0.17:
-        return rng.choice(kind.facets), compare(kind, entity, rng)
-    facet = rng.choice(kind.facets)
-    if form < 0.23:
-        return facet, f"{entity} {facet.label}"
-    return facet, ask(facet, entity, rng)
-
-
-def _bare(kind: Kind, entity: str, rng: Random) -> str:
-    if kind.generic or kind.noun in entity or (entity in kind.names and rng.random() < 0.7):
-        return entity  # of a made-up name nobody could tell the kind, so it keeps its noun
-    return f"{entity} {kind.noun}"
-
-
-def _walk(kind: Kind, facet: Facet, entity: str, steps: int, rng: Random) -> list[tuple[Facet, str]]:
-    """A person's queries about one entity, from facet to next facet, each asked once."""
-    walk = [(facet, _bare(kind, entity, rng) if rng.random() < 0.15 else ask(facet, entity, rng))]
-    while len(walk) < steps:
-        seen = {other.id for other, _ in walk}
-        facet = next((other for other in next_facets(kind, facet, rng) if other.id not in seen), facet)
-        walk.append((facet, ask(facet, entity, rng)))
-    return walk
-
-
 def _session(catalogue: Catalogue, kind: Kind, entity: str, facet: Facet, rng: Random) -> tuple[str, ...]:
     """Up to three earlier queries: of the same need mostly, sometimes of another."""
     if rng.random() < 0.2:
         kind = pick_kind(catalogue, rng)
         entity, facet = pick_entity(catalogue, kind, rng), rng.choice(kind.facets)
     before = [other for other in kind.facets if facet.id in other.next] or list(kind.facets)
-    walk = _walk(kind, rng.choice(before), entity, rng.randint(1, 3), rng)
-    return tuple(as_typed(query, entity, rng) for other, query in walk if other.id != facet.id)
+    steps = walk(kind, rng.choice(before), entity, rng.randint(1, 3), rng)
+    return tuple(as_typed(query, entity, rng) for other, query in steps if other.id != facet.id)
 
 
 def _documents(kind: Kind, facet: Facet, entity: str, rng: Random) -> tuple[str, ...]:
@@ -274,7 +213,7 @@ def _co_occurrence(
     taken = [query for query in relevant if rng.random() < 0.7]
     shown = [*relevant, *noise]
     rng.shuffle(shown)
-    return tuple(shown), _distinct([*taken, *queries], len(queries), asked)
+    return tuple(shown), distinct([*taken, *queries], len(queries), asked)
 
 
 def _clarify_word(catalogue: Catalogue, word: AmbiguousWord, rng: Random) -> Example:
@@ -284,7 +223,7 @@ def _clarify_word(catalogue: Catalogue, word: AmbiguousWord, rng: Random) -> Exa
     return Example(
         task="clarify",
         context=PromptContext(n=n, query=word.word),
-        queries=tuple(_distinct(options, n, set())),
+        queries=tuple(distinct(options, n, set())),
         texts={"question": rng.choice(word.questions)},
         entity=word.word,
         kind="ambiguous",
@@ -293,10 +232,10 @@ def _clarify_word(catalogue: Catalogue, word: AmbiguousWord, rng: Random) -> Exa
 
 def _interleaved(walks: list[tuple[Kind, str, list[tuple[Facet, str]]]], rng: Random) -> tuple[HistoryEvent, ...]:
     """The events of all walks in one order; each walk keeps its own, and the last walk ends it."""
-    left = [[(kind, entity, step) for step in walk] for kind, entity, walk in walks]
+    left = [[(kind, entity, step) for step in steps] for kind, entity, steps in walks]
     events = []
     while any(left):
-        choices = [walk for walk in left if walk and (walk is not left[-1] or len(walk) > 1 or not any(left[:-1]))]
+        choices = [steps for steps in left if steps and (steps is not left[-1] or len(steps) > 1 or not any(left[:-1]))]
         kind, entity, (facet, query) = rng.choice(choices).pop(0)
         events.append(_event(kind, entity, facet, query, rng))
     return tuple(events)
@@ -322,9 +261,4 @@ def _snippets_of(form: Form, n: int, rng: Random) -> list[str]:
     groups = [rng.sample(group, len(group)) for group in form.snippets]
     rng.shuffle(groups)
     longest = max(len(group) for group in groups)
-    return _distinct([group[i] for i in range(longest) for group in groups if i < len(group)], n, set())
-
-
-def _distinct(queries: list[str], n: int, asked: set[str]) -> list[str]:
-    kept = {key: query for query in reversed(queries) if (key := match_key(query)) not in asked}
-    return [query for query in dict.fromkeys(queries) if kept.get(match_key(query)) == query][:n]
+    return distinct([group[i] for i in range(longest) for group in groups if i < len(group)], n, set())

@@ -8,9 +8,7 @@ from random import Random
 
 from trainer.catalogue.catalogue import Catalogue, Kind, reserved
 
-_ONSETS = (
-    "b c d f g h j k l m n p r s t v w z b d k l m n r s t v br ch cr dr fl gr kl pr sh st th tr qu x y".split()
-)
+_ONSETS = "b c d f g h j k l m n p r s t v w z b d k l m n r s t v br ch cr dr fl gr kl pr sh st th tr qu x y".split()
 _VOWELS = "a a a e e e i i i o o o u u ai ea ee ia io oo ou y".split()
 _CODAS = ["", "", "", *"n r l s t x m d k nd nt rd st rk sh th ck".split()]
 _SUFFIXES = "pro max mini plus lite air one se ultra xl go studio neo".split()

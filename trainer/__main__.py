@@ -1,0 +1,131 @@
+"""The command line of the offline half: `nextquery train sft`, `base`, `starter` and `evaluate`.
+
+It knows how to ask and how to show; torch is imported only inside a command.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Teach a policy.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and no progress.")]
+Work = Annotated[
+    Path, typer.Option(help="Where checkpoints, metrics and the plot go; a second run goes on from there.")
+]
+RealData = Annotated[
+    Path | None, typer.Option(help="JSON lines of real queries to mix in; only rows under apache-2.0 or mit are read.")
+]
+
+
+@app.command("sft")
+def train_sft(
+    base: Annotated[str, typer.Option(help="The policy to start from, or any causal model by path or hub id.")],
+    output: Annotated[Path, typer.Option(help="Where the merged policy appears; nothing may be there yet.")],
+    work: Work = Path(".data/train/sft"),
+    version: Annotated[str, typer.Option(help="Name of the new version.")] = "sft-1",
+    lists_per_task: Annotated[int, typer.Option(help="Annotated lists of each task.", min=1)] = 500,
+    rewrites: Annotated[int, typer.Option(help="Rewrites of each list in other words (GQR appendix C).", min=0)] = 1,
+    epochs: Annotated[float, typer.Option(help="Passes over the lists.", min=0.01)] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Lists a step.", min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-4,
+    lora_rank: Annotated[
+        int, typer.Option(help="Rank of LoRA adapters, merged at the end; 0 trains every weight.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the lists and of their order.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a model on annotated lists (TRL; GQR eq. 1: loss on the response only)."""
+    from trainer.sft import SftConfig, sft
+
+    config = SftConfig(
+        lists_per_task=lists_per_task,
+        rewrites=rewrites,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        lora_rank=lora_rank,
+        seed=seed,
+    )
+    digest = sft(base, output, work, config, version=version, quiet=as_json)
+    _say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
+
+
+@app.command("base")
+def train_base(
+    output: Annotated[Path, typer.Option(help="Where the base policy appears; nothing may be there yet.")],
+    work: Work = Path(".data/train/base"),
+    version: Annotated[str, typer.Option(help="Name of the new version.")] = "base-1",
+    total_tokens: Annotated[int, typer.Option(help="Tokens to train on.", min=1)] = 9_000_000,
+    max_minutes: Annotated[float, typer.Option(help="Stop after this time; the learning rate follows.")] = 120.0,
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the examples and of the weights.")] = 1,
+    real_data: RealData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train tokenizer and base model from scratch on the catalogue."""
+    from trainer.pretrain import PretrainConfig
+    from trainer.starter import StarterConfig, make_base
+
+    config = PretrainConfig(total_tokens=total_tokens, max_minutes=max_minutes, seed=seed, compile=compile_model)
+    starter = StarterConfig(work=work, destination=output.parent, version=version, pretrain=config, real_data=real_data)
+    digest = make_base(starter, output, quiet=as_json)
+    _say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
+
+
+@app.command("starter")
+def train_starter(
+    destination: Annotated[Path, typer.Option(help="Gets the folders base and sft.")] = Path("deploy/starter"),
+    work: Work = Path(".data/train/starter"),
+    version: Annotated[str, typer.Option(help="Name of the new version.")] = "starter-1",
+    engine: Annotated[
+        str, typer.Option(help="Engine of the evaluation: auto, vllm_local, transformers_local.")
+    ] = "auto",
+    max_minutes: Annotated[
+        float, typer.Option(help="Limit of the base model's training; the rest takes half an hour.")
+    ] = 100,
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
+    real_data: RealData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the starter policy: tokenizer, base, SFT, evaluation, model cards. Under 2.5 hours on 2 CPU cores."""
+    from trainer.pretrain import PretrainConfig
+    from trainer.starter import StarterConfig, make_starter
+
+    config = StarterConfig(
+        work=work,
+        destination=destination,
+        version=version,
+        engine=engine,
+        pretrain=PretrainConfig(max_minutes=max_minutes, compile=compile_model),
+        real_data=real_data,
+    )
+    qualities = make_starter(config, quiet=as_json)
+    _say({name: asdict(quality) for name, quality in qualities.items()}, as_json)
+
+
+@app.command("evaluate")
+def evaluate_policy(
+    policy: Annotated[str, typer.Argument(help="A policy, or any causal model by path or hub id.")],
+    engine: Annotated[str, typer.Option(help="auto, vllm_local or transformers_local.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a policy on 500 queries whose entities training never saw."""
+    import asyncio
+
+    from service.contract.policy import load_policy
+    from trainer.starter import measure
+
+    quality, _ = asyncio.run(measure(load_policy(policy), engine))
+    _say(asdict(quality), as_json)
+
+
+def _say(result: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(result) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+
+
+if __name__ == "__main__":
+    app()

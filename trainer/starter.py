@@ -1,0 +1,133 @@
+"""The starter policy by one command: tokenizer, base, SFT, evaluation, model cards, and their place in the repository.
+
+It knows nothing about the steps' insides. Every step leaves its result in the work directory, and a second run goes
+on from there.
+"""
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.contract.policy import Policy, load_policy
+from service.contract.settings import Settings
+from service.contract.tokenizer import PromptTokenizer
+from service.engines import create_engine
+from trainer.evaluate import Quality, Written, evaluate, unseen_queries
+from trainer.export import export_policy, publish_with_card
+from trainer.model_card import model_card, probe_examples
+from trainer.pretrain import PretrainConfig, describe, pretrain
+from trainer.real_data import read_real_examples
+from trainer.sft import SftConfig, sft
+from trainer.tokenizer import FORMAT, train_tokenizer
+
+_HELD_OUT, _MADE_UP = 350, 150
+_PURPOSES = {
+    "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
+    "sft": "This is the fine-tuned policy, which nextquery serves until it has learned a better one from its own clicks.",
+}
+FAILURES = """- TO BE WRITTEN"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StarterConfig:
+    """Where the starter policy is made and put. `real_data`: JSON lines of real queries to mix in, or None."""
+
+    work: Path
+    destination: Path
+    version: str = "starter-1"
+    engine: str = "auto"
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    real_data: Path | None = None
+
+
+def make_starter(config: StarterConfig, *, quiet: bool = False) -> dict[str, Quality]:
+    """Make both checkpoints and publish them under `destination`; returns the quality of each."""
+    if not (config.work / "base-policy").exists():
+        make_base(config, config.work / "base-policy", quiet=quiet)
+    if not (config.work / "sft-policy").exists():
+        base, work = str(config.work / "base-policy"), config.work / "sft"
+        sft(base, config.work / "sft-policy", work, config.sft, version=f"{config.version}-sft", quiet=quiet)
+    return {name: _publish(config, name) for name in ("base", "sft")}
+
+
+def make_base(config: StarterConfig, output: Path, *, quiet: bool = False) -> str:
+    """Train tokenizer and base in `config.work` and publish the base at `output`. Returns the manifest's SHA-256."""
+    directory = config.work / "tokenizer"
+    if not directory.exists():
+        train_tokenizer(directory)
+    tokenizer = PromptTokenizer(directory, FORMAT)
+    real = read_real_examples(config.real_data) if config.real_data else []
+    model = pretrain(tokenizer, config.work / "base", config.pretrain, real=real, quiet=quiet)
+    return export_policy(
+        model,
+        directory,
+        output,
+        version=f"{config.version}-base",
+        text_format=FORMAT,
+        card=f"# {config.version}-base\n\nTrained from scratch by nextquery.\n",
+        training={"method": "pretrain", **describe(config.pretrain), **_last_metrics(config.work / "base")},
+    )
+
+
+def _publish(config: StarterConfig, name: str) -> Quality:
+    policy = load_policy(config.work / f"{name}-policy")
+    quality, samples = asyncio.run(measure(policy, config.engine))
+    (config.work / f"{name}-quality.json").write_text(json.dumps(asdict(quality)) + "\n")
+    card = model_card(
+        name=name,
+        purpose=_PURPOSES[name],
+        training=_training_text(config, name),
+        config=_model_config(policy.directory),
+        quality=quality,
+        counts=(_HELD_OUT, _MADE_UP),
+        samples=samples,
+        separator=policy.tokenizer.format.separator,
+        failures=FAILURES,
+    )
+    publish_with_card(policy.directory, config.destination / name, card)
+    return quality
+
+
+async def measure(policy: Policy, engine_name: str) -> tuple[Quality, list[Written]]:
+    """The figures of a policy on unseen entities, and what it writes for the probes."""
+    engine = create_engine(engine_name, policy.directory, Settings())
+    await engine.start()
+    try:
+        queries = unseen_queries(held_out=_HELD_OUT, made_up=_MADE_UP)
+        quality, _ = await evaluate(engine, policy.tokenizer, queries)
+        _, samples = await evaluate(engine, policy.tokenizer, probe_examples())
+    finally:
+        await engine.close()
+    return quality, samples
+
+
+def _training_text(config: StarterConfig, name: str) -> str:
+    figures = _last_metrics(config.work / "base")
+    base = (
+        f"Base: {figures.get('tokens', 0) / 1e6:.1f} million tokens in {figures.get('step', 0):,} steps, AdamW, "
+        f"learning rate {config.pretrain.learning_rate}, cosine; last loss {figures.get('loss')} on response tokens mostly."
+    )
+    if name == "base":
+        return base
+    settings, last = config.sft, _last_metrics(config.work / "sft")
+    return (
+        f"{base}\n\nSFT: {settings.lists_per_task} annotated lists a task and {settings.rewrites} rewrite(s) of each, "
+        f"{settings.epochs:g} epoch(s), batch {settings.batch_size}, learning rate {settings.learning_rate}, loss on the "
+        f"response only (GQR eq. 1); last loss {last.get('loss')}."
+    )
+
+
+def _last_metrics(work: Path) -> dict[str, Any]:
+    path = work / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    last = json.loads(lines[-1]) if lines else {}
+    return {key: last[key] for key in ("step", "tokens", "loss") if key in last}
+
+
+def _model_config(directory: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(directory)
