@@ -22,8 +22,10 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from service.contract import database
+from service.contract.policy import seal_policy
 from service.contract.settings import STARTER, Timeouts
-from tests.tiny_models import make_model
+from service.contract.tokenizer import TextFormat
+from tests.tiny_models import EOS_ID, VOCABULARY, make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[1]
 _STEP_S = 0.05
@@ -156,6 +158,16 @@ def language_model(directory: Path) -> Path:
     if given:
         return Path(given)
     return STARTER if STARTER.is_dir() else make_model(directory)
+
+
+def scripted_policy(directory: Path) -> Path:
+    """A sealed policy that writes English: a tokenizer and a manifest, enough for the scripted engine."""
+    make_tokenizer(directory)
+    limits = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 1024, "eos_token_id": EOS_ID}
+    (directory / "config.json").write_text(json.dumps(limits))
+    separator = TextFormat(separator="<sep>", separator_is_token=True)
+    seal_policy(directory, version="policy-of-tests", text_format=separator)
+    return directory
 
 
 def rows(database_url: str, table: str) -> list[dict[str, Any]]:

@@ -53,9 +53,13 @@ def pretrain(
     config: PretrainConfig,
     *,
     real: Sequence[Example] = (),
+    max_steps: float = math.inf,
     quiet: bool = False,
 ) -> Any:
-    """Train, or go on from the newest state in `work`; returns the transformers model. Metrics go to `metrics.jsonl`."""
+    """Train, or go on from the newest state in `work`; returns the transformers model. Metrics go to `metrics.jsonl`.
+
+    `max_steps`: stop there for now, as an interruption would; the learning rate does not follow it.
+    """
     import torch
 
     rank, world = _join()
@@ -64,12 +68,12 @@ def pretrain(
     model = new_model(tokenizer, config).to(device)
     optimizer = _optimizer(model, config)
     state = _load_state(work, model, optimizer, device)
-    step_loss = torch.compile(_loss, dynamic=True) if config.compile else _loss
+    step_loss = torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
     precision = torch.autocast("cuda", torch.bfloat16) if "cuda" in device else nullcontext()
     report, saved_at = reporter(work / "metrics.jsonl", quiet=quiet or rank > 0), time.monotonic()
 
     stream = batches(tokenizer, seed=config.seed, tokens=config.tokens_per_step, start=state["position"], real=real)
-    while (done := _done(state, config)) < 1.0:
+    while (done := _done(state, config)) < 1.0 and state["step"] < max_steps:
         step_began = time.monotonic()
         together = list(islice(stream, world))  # every process composes all of them, and takes its own
         for group in optimizer.param_groups:
@@ -100,7 +104,7 @@ def pretrain(
         if rank == 0 and time.monotonic() - saved_at > config.save_every_s:
             _save_state(work, model, optimizer, state)
             saved_at = time.monotonic()
-    report(1.0, {"step": state["step"], "tokens": state["tokens"], "loss": round(state["loss"], 4)})
+    report(_done(state, config), {"step": state["step"], "tokens": state["tokens"], "loss": round(state["loss"], 4)})
     if rank == 0:
         _save_state(work, model, optimizer, state)
     return model
@@ -128,7 +132,7 @@ def new_model(tokenizer: PromptTokenizer, config: PretrainConfig) -> Any:
     )
 
 
-def _loss(model: Any, ids: Any, weights: Any) -> Any:
+def weighted_loss(model: Any, ids: Any, weights: Any) -> Any:
     """Weighted mean cross-entropy of the next token. Padding stands at the end, so causal attention never sees it."""
     from torch.nn.functional import cross_entropy
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from service.contract.errors import ArtifactError
 from service.contract.policy import Policy, load_policy
 from trainer.catalogue.catalogue import load_catalogue
 from trainer.catalogue.compose import TASK_SHARES, Example, compose
@@ -48,6 +49,8 @@ def sft(
     Raises:
         ArtifactError: The base cannot be found or trusted, or something is at `output` already.
     """
+    if output.exists():
+        raise ArtifactError(f"{output} exists already, and a version never changes. Give another output directory.")
     policy = load_policy(base)
     rows = [encode(example, policy.tokenizer) for example in annotated_lists(config)]
     model = train(policy, rows, work, config, quiet=quiet)
@@ -78,11 +81,12 @@ def annotated_lists(config: SftConfig) -> list[Example]:
 def train(policy: Policy, rows: list[Encoded], work: Path, config: SftConfig, *, quiet: bool = False) -> Any:
     """The fine-tuned transformers model, adapters merged."""
     import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from datasets import Dataset, disable_progress_bars
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTTrainer
 
+    disable_progress_bars()
     work.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(policy.directory, dtype=torch.float32)
     trainer = SFTTrainer(
@@ -93,6 +97,7 @@ def train(policy: Policy, rows: list[Encoded], work: Path, config: SftConfig, *,
         peft_config=_lora(config),
         callbacks=[_progress(reporter(work / "metrics.jsonl", every_s=2.0, quiet=quiet))],
     )
+    trainer.remove_callback(PrinterCallback)  # it writes to stdout, where --json belongs
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return trained.merge_and_unload() if config.lora_rank else trained
@@ -135,6 +140,7 @@ def _arguments(work: Path, config: SftConfig, *, on_gpu: bool) -> Any:
         gradient_checkpointing=False,  # TRL's default is True; small models need no second forward pass
         train_sampling_strategy="group_by_length",
         logging_steps=5,
+        logging_first_step=True,
         save_steps=config.save_steps,
         save_total_limit=2,
         seed=config.seed,

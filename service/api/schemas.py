@@ -43,7 +43,10 @@ def _without_point(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON has one kind of number
 
 
-Integer = Annotated[int, BeforeValidator(_without_point)]
+_Whole = BeforeValidator(_without_point)
+Wanted = Annotated[int, Field(ge=1, le=20), _Whole]
+Milliseconds = Annotated[int, Field(ge=10, le=10_000), _Whole]
+Position = Annotated[int, Field(ge=0, le=20), _Whole]
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 # Strict: what the OpenAPI document does not allow, such as "3" for 3, is refused.
@@ -110,7 +113,7 @@ class RecommendBody(BaseModel):
     )
     task: TaskName = Field(description="Which component shows the list.")
     query: Query | None = Field(None, description="What was typed; `hint` and `predict` need none.")
-    n: Integer | None = Field(None, ge=1, le=20, description="Queries wanted; each task has its default and its most.")
+    n: Wanted | None = Field(None, description="Queries wanted; each task has its default and its most.")
     user_id: Id | None = Field(None, description="Your id of the person; without it nothing typed becomes popular.")
     session_id: Id | None = Field(None, description="Your id of the session.")
     session: list[Query] = Field(default_factory=list, max_length=50, description="Earlier queries, oldest first.")
@@ -118,7 +121,7 @@ class RecommendBody(BaseModel):
     answer: Text | None = Field(None, description="What the assistant answered to the query.")
     documents: list[Document] = Field(default_factory=list, max_length=10, description="Texts, best first.")
     locale: Locale = Field("en", description="Language of the person, such as en or pt-BR.")
-    timeout_ms: Integer | None = Field(None, ge=10, le=10_000, description="Deadline of this reply in milliseconds.")
+    timeout_ms: Milliseconds | None = Field(None, description="Deadline of this reply in milliseconds.")
     track: bool = Field(True, description="Whether the query may enter the search log.")
     origin: Literal["typed", "clicked"] = Field(
         "typed", description="clicked when the query came from a recommended list, so that it is not learned from."
@@ -184,7 +187,7 @@ class ClickEvent(BaseModel):
     )
     click_token: Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[\x21-\x7e]+$")]
     kind: ClickKind = ClickKind.CLICK
-    position: Integer = Field(0, ge=0, le=20)
+    position: Position = 0
     query: Query | None = Field(None, description="With `submit`: the query that was sent to the search engine.")
     at: Moment | None = Field(None, description="The client's time; the server's decides.")
     user_id: Id | None = None

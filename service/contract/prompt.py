@@ -32,6 +32,7 @@ _LABELS = {
 }
 _MOST_CHARS_A_TOKEN = 8  # no text has longer tokens on average: what lies beyond the budget is not even encoded
 _BULLET = re.compile(r"(?:[-*\u2022]|\(?\d{1,2}[.):])\s+")  # the space tells "3. rice" from "3.5 mm jack"
+_HEADING = re.compile(r"#{3,}")
 _JSON_LIST = re.compile(r'\s*(?:```\w*\s*)?\[\s*"')
 _JSON_STRING = re.compile(r'"(?:[^"\\\n]|\\.){0,200}"')
 _OPENING, _CLOSING = "\"'\u201c\u2018`", "\"'\u201d\u2019`"
@@ -174,10 +175,13 @@ def _input_lines(context: PromptContext) -> list[_Line]:
 
 
 def _clean(lines: list[_Line], chars: int) -> list[str]:
-    """Make each text one visible line of at most `chars`; returns the labels of those that were longer."""
+    """Make each text one visible line of at most `chars`; returns the labels of those that were longer.
+
+    Rows of # shrink to one, so that nothing typed reads as a heading of the template, which may be a single token.
+    """
     endless = [line.label for line in lines if len(line.text) > chars]
     for line in lines:
-        line.text = one_line(one_line(line.text[:chars])[:chars])
+        line.text = _HEADING.sub("#", one_line(one_line(line.text[:chars])[:chars]))
     lines[:] = [line for line in lines if line.text]
     return endless
 

@@ -5,7 +5,6 @@ It knows nothing about single calls.
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -16,11 +15,8 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.contract.policy import seal_policy
 from service.contract.settings import Settings
-from service.contract.tokenizer import TextFormat
-from tests.service_process import ServiceProcess, running
-from tests.tiny_models import EOS_ID, VOCABULARY, make_tokenizer
+from tests.service_process import ServiceProcess, running, scripted_policy
 
 
 class Api(httpx.AsyncClient):
@@ -43,12 +39,7 @@ OpenApi = Callable[..., AbstractAsyncContextManager[Api]]
 @pytest.fixture(scope="session")
 def policy_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed policy that writes English: a tokenizer and a manifest, enough for the scripted engine."""
-    directory = make_tokenizer(tmp_path_factory.mktemp("policy") / "model")
-    limits = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 1024, "eos_token_id": EOS_ID}
-    (directory / "config.json").write_text(json.dumps(limits))
-    separator = TextFormat(separator="<sep>", separator_is_token=True)
-    seal_policy(directory, version="policy-of-tests", text_format=separator)
-    return directory
+    return scripted_policy(tmp_path_factory.mktemp("policy") / "model")
 
 
 @pytest.fixture

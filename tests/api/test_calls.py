@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.contract.tasks import all_tasks
 from service.contract.settings import Timeouts
+from service.contract.tasks import all_tasks
 from service.engines.scripted import Scripted
 from service.events.click_token import ClickClaims, TokenSigner, load_or_create_secret
 from tests.api.conftest import Api, OpenApi

@@ -15,7 +15,7 @@ from service.app import create_app
 from service.contract import database
 from service.contract.settings import Settings, Timeouts
 from tests.chaos.ledger import Ledger, Traffic, must_hold, quantile_s
-from tests.service_process import ServiceProcess, exchange, free_port, http, language_model, running
+from tests.service_process import ServiceProcess, exchange, free_port, http, language_model, running, scripted_policy
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -64,7 +64,7 @@ def test_an_engine_that_fails_under_traffic_costs_no_reply_and_comes_back(
 
 
 async def test_a_client_that_leaves_takes_its_request_out_of_the_engine(tmp_path: Path) -> None:
-    port, model = free_port(), language_model(tmp_path / "model")
+    port, model = free_port(), scripted_policy(tmp_path / "model")
     settings = Settings(_env_file=None, data_dir=tmp_path, engine="scripted", policy=str(model))
     database.upgrade(settings.resolved_database_url(), Timeouts())
     app = create_app(settings)

@@ -22,7 +22,7 @@ _NOTICED_S = 0.1
 def test_sigterm_in_traffic_ends_with_0_in_time_and_loses_nothing(database_url: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
 
-    with running(tmp_path / "data", until="/readyz", database_url=database_url) as service:
+    with running(tmp_path / "data", database_url=database_url) as service:
         with Traffic(service, ledger) as traffic:
             time.sleep(1.5)
             told_at = time.monotonic()
@@ -40,7 +40,7 @@ def test_a_request_in_flight_is_answered_and_readiness_is_off_meanwhile(tmp_path
     body = json.dumps({"task": "suggest", "query": "kyoto"}).encode()
     head = f"POST /recommend HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n".encode()
 
-    with running(tmp_path / "data", until="/readyz") as service:
+    with running(tmp_path / "data") as service:
         with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
             connection.sendall(head + body[:10])
             time.sleep(0.3)
@@ -59,7 +59,7 @@ def test_a_request_in_flight_is_answered_and_readiness_is_off_meanwhile(tmp_path
 
 
 def test_a_request_that_never_ends_does_not_hold_the_process(tmp_path: Path) -> None:
-    with running(tmp_path / "data", until="/readyz", timeouts__request_body_s="60") as service:
+    with running(tmp_path / "data", timeouts__request_body_s="60") as service:
         with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
             connection.sendall(b"POST /recommend HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{")
             time.sleep(0.3)
@@ -71,7 +71,7 @@ def test_a_request_that_never_ends_does_not_hold_the_process(tmp_path: Path) -> 
 
 
 def test_a_second_sigterm_changes_nothing(tmp_path: Path) -> None:
-    with running(tmp_path / "data", until="/readyz") as service:
+    with running(tmp_path / "data") as service:
         assert service.process is not None
         again = threading.Timer(0.05, service.process.send_signal, [signal.SIGTERM])
         again.start()

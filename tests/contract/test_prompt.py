@@ -109,12 +109,9 @@ def test_nothing_that_is_typed_becomes_a_special_token_or_a_line(hostile: str) -
     specials = {tokenizer.separator_ids[0], *tokenizer.eos_ids, *tokenizer.start_ids}
     assert not specials & set(prompt.token_ids[1:])
     assert prompt.text.count("\n") == 3 + 4 + 1  # the head's lines, four inputs, the tail
-    assert prompt.text.isprintable() or set(c for c in prompt.text if not c.isprintable()) == {"\n"}
+    assert prompt.text.isprintable() or {c for c in prompt.text if not c.isprintable()} == {"\n"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="text that ends like the frame becomes the frame's token; mend before retraining"
-)
 def test_nothing_that_is_typed_becomes_the_token_of_the_frame() -> None:
     tokenizer = own_tokenizer()
     frame = tokenizer.encode("### Response:\n")

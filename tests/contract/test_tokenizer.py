@@ -143,7 +143,7 @@ def test_every_end_of_sequence_token_is_known_once(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_tokenizer_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no tokenizer.json.*AutoTokenizer"):
+    with pytest.raises(ArtifactError, match=r"no tokenizer\.json.*AutoTokenizer"):
         PromptTokenizer(tmp_path, TextFormat())
 
 

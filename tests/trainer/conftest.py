@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 
 from service.contract.tokenizer import PromptTokenizer
+from tests.trainer.tiny_llama import TINY
 from trainer.export import export_policy
-from trainer.pretrain import PretrainConfig, new_model
+from trainer.pretrain import new_model
 from trainer.tokenizer import FORMAT, train_tokenizer
-
-TINY = PretrainConfig(
-    hidden_size=64, layers=1, heads=1, kv_heads=1, intermediate_size=64, tokens_per_step=512, compile=False, seed=3
-)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +26,9 @@ def tokenizer(tokenizer_directory: Path) -> PromptTokenizer:
 
 
 @pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory: pytest.TempPathFactory, tokenizer_directory: Path, tokenizer: PromptTokenizer) -> Path:
+def tiny_policy(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_directory: Path, tokenizer: PromptTokenizer
+) -> Path:
     """A sealed policy with random weights."""
     import torch
 

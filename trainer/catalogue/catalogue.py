@@ -128,6 +128,11 @@ class Catalogue:
         """Kinds by name."""
         return {kind.name: kind for kind in self.kinds}
 
+    @cached_property
+    def held_out(self) -> frozenset[tuple[str, ...]]:
+        """The words of every held-out entity."""
+        return frozenset(words_of(entity.name) for entity in self.entities if entity.held_out)
+
     @property
     def entities(self) -> Iterator[Entity]:
         """Every entity of every kind."""

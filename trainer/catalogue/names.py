@@ -6,7 +6,7 @@ It knows nothing about tasks; `Random` decides everything, so a seed gives the s
 import re
 from random import Random
 
-from trainer.catalogue.catalogue import Catalogue, Kind, reserved
+from trainer.catalogue.catalogue import Catalogue, Kind, reserved, word_runs
 
 _ONSETS = "b c d f g h j k l m n p r s t v w z b d k l m n r s t v br ch cr dr fl gr kl pr sh st th tr qu x y".split()
 _VOWELS = "a a a e e e i i i o o o u u ai ea ee ia io oo ou y".split()
@@ -44,10 +44,13 @@ def model_number(rng: Random) -> str:
 
 
 def unseen_name(catalogue: Catalogue, kind: Kind, rng: Random, *, for_evaluation: bool = False) -> str:
-    """A new name for an entity of `kind` that is reserved for evaluation, or for training, never both."""
+    """A new name for an entity of `kind` that is reserved for evaluation, or for training, never both.
+
+    None of them spells a held-out entity.
+    """
     while True:
         name = _phrase(catalogue, kind, rng)
-        if reserved(name) == for_evaluation:
+        if reserved(name) == for_evaluation and catalogue.held_out.isdisjoint(word_runs(name)):
             return name
 
 
