@@ -6,6 +6,8 @@ on from there.
 
 import asyncio
 import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,13 +56,21 @@ def make_starter(config: StarterConfig, *, quiet: bool = False) -> dict[str, Qua
 
 
 def make_base(config: StarterConfig, output: Path, *, quiet: bool = False) -> str:
-    """Train tokenizer and base in `config.work` and publish the base at `output`. Returns the manifest's SHA-256."""
+    """Train tokenizer and base in `config.work` and publish the base at `output`. Returns the manifest's SHA-256.
+
+    Under `torchrun` the processes share the training, the first one publishes, and the others return "".
+    """
     directory = config.work / "tokenizer"
+    rank = int(os.environ.get("RANK", "0"))  # of this process under torchrun, whose every process comes here
     if not directory.exists():
-        train_tokenizer(directory)
+        draft = config.work / f".tokenizer.{rank}"
+        train_tokenizer(draft)  # the same in every process, since the seed is
+        _rename_unless_there(draft, directory)
     tokenizer = PromptTokenizer(directory, FORMAT)
     real = read_real_examples(config.real_data) if config.real_data else []
     model = pretrain(tokenizer, config.work / "base", config.pretrain, real=real, quiet=quiet)
+    if rank > 0:
+        return ""
     return export_policy(
         model,
         directory,
@@ -70,6 +80,13 @@ def make_base(config: StarterConfig, output: Path, *, quiet: bool = False) -> st
         card=f"# {config.version}-base\n\nTrained from scratch by nextquery.\n",
         training={"method": "pretrain", **describe(config.pretrain), **_last_metrics(config.work / "base")},
     )
+
+
+def _rename_unless_there(draft: Path, directory: Path) -> None:
+    try:
+        draft.rename(directory)
+    except OSError:  # another process was first
+        shutil.rmtree(draft)
 
 
 def _publish(config: StarterConfig, name: str) -> Quality:

@@ -15,7 +15,7 @@ from service.api.body import documented, read_body
 from service.api.errors import HttpProblem, problem
 from service.api.metrics import Metrics
 from service.api.raw_route import RawRoute
-from service.api.schemas import ClickBatch, ClickEvent, ClickReply, EventResult, EventStatus
+from service.api.schemas import ClickBatch, ClickEvent, ClickReply, EventResult
 from service.events.intake import Ending, Received, Verdict
 from service.runtime import Runtime
 
@@ -115,7 +115,6 @@ def _single_reply(verdict: Verdict) -> Response:
 
 def _reply(status: int, verdicts: Sequence[Verdict]) -> Response:
     results = [
-        EventResult(index=index, status=EventStatus(verdict.ending.value), reason=verdict.reason)
-        for index, verdict in enumerate(verdicts)
+        EventResult(index=index, status=verdict.ending, reason=verdict.reason) for index, verdict in enumerate(verdicts)
     ]
     return Response(ClickReply(results=results).model_dump_json(), status_code=status, media_type="application/json")

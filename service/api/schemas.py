@@ -17,9 +17,11 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+from pydantic.config import JsonDict, JsonValue
 
 from service.contract.tasks import all_tasks
 from service.contract.types import ClickKind, EventSource, ServedBy
+from service.events.intake import Ending
 
 TaskName = StrEnum("TaskName", {name: name for name in sorted(all_tasks())})  # type: ignore[misc]
 
@@ -53,25 +55,24 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 _BODY = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
 
 
-def _between(least: int, most: int) -> dict[str, Any]:
+def _between(least: int, most: int) -> JsonValue:
     return {"anyOf": [{"type": "integer", "minimum": least, "maximum": most}, {"type": "null"}]}
 
 
-def _rules_of_tasks() -> list[dict[str, Any]]:
+def _rules_of_tasks() -> list[JsonValue]:
     """What `RecommendBody._fits_task` checks, for the OpenAPI document."""
-    return [
-        {
-            "title": task.name,
-            "properties": {"task": {"const": task.name}, "n": _between(1, task.max_n)}
-            | ({"query": {"type": "string", "pattern": r"\S"}} if task.needs_query else {}),
-            "required": ["task", "query"] if task.needs_query else ["task"],
-        }
-        for task in all_tasks().values()
-    ]
+    rules: list[JsonValue] = []
+    for task in all_tasks().values():
+        properties: JsonDict = {"task": {"const": task.name}, "n": _between(1, task.max_n)}
+        if task.needs_query:
+            properties["query"] = {"type": "string", "pattern": r"\S"}
+        required: list[JsonValue] = ["task", "query"] if task.needs_query else ["task"]
+        rules.append({"title": task.name, "properties": properties, "required": required})
+    return rules
 
 
 # What `ClickEvent._fits_kind` checks, for the OpenAPI document.
-_RULES_OF_KINDS: list[dict[str, Any]] = [
+_RULES_OF_KINDS: list[JsonValue] = [
     {
         "title": "click",
         "properties": {"kind": {"const": "click"}, "position": {"type": "integer", "minimum": 1, "maximum": 20}},
@@ -216,20 +217,11 @@ class ClickBatch(BaseModel):
     )
 
 
-class EventStatus(StrEnum):
-    """Where an event ended; every received event ends in exactly one place (RELIABILITY.md I2)."""
-
-    STORED = "stored"
-    DUPLICATE = "duplicate"
-    QUARANTINED = "quarantined"
-    REFUSED = "refused"
-
-
 class EventResult(BaseModel):
     """What became of one event."""
 
     index: int
-    status: EventStatus
+    status: Ending
     reason: str | None = None
 
 

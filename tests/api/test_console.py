@@ -25,7 +25,6 @@ from service.api.schemas import (
     ClickEvent,
     ClickReply,
     EventResult,
-    EventStatus,
     Explanation,
     RecommendBody,
     RecommendReply,
@@ -33,6 +32,7 @@ from service.api.schemas import (
 )
 from service.contract.tasks import all_tasks
 from service.contract.types import ClickKind, ServedBy
+from service.events.intake import Ending
 from tests.browser import chromium, open_page
 from tests.service_process import ServiceProcess, rows, running
 
@@ -88,7 +88,7 @@ class FakeService:
             return problem(403, self.event_refusal)
         key = (event.click_token, event.kind, event.position)
         known = key in [(e.click_token, e.kind, e.position) for e in self.events]
-        status = EventStatus.DUPLICATE if known else EventStatus.STORED
+        status = Ending.DUPLICATE if known else Ending.STORED
         self.events.append(event)
         reply = ClickReply(results=[EventResult(index=0, status=status)])
         return Response(reply.model_dump_json(), status_code=202, media_type="application/json")
