@@ -22,6 +22,7 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from service.contract import database
+from service.contract.artifact import MANIFEST
 from service.contract.policy import seal_policy
 from service.contract.settings import STARTER, Timeouts
 from service.contract.tokenizer import TextFormat
@@ -118,6 +119,15 @@ class ServiceProcess:
         """Its log, one JSON object a line; fails on a line that is none."""
         return [json.loads(line) for line in self.log().splitlines() if line.strip()]
 
+    def logged(self, request_id: str, *, within_s: float = 3) -> dict[str, Any]:
+        """The line of that request; it is written just after the reply."""
+        for _ in range(int(within_s / _STEP_S)):
+            for line in self.log_lines():
+                if line.get("request_id") == request_id and line["message"] == "request":
+                    return line
+            time.sleep(_STEP_S)
+        raise AssertionError(f"The request {request_id} is not in the log:\n{self.log()[-2000:]}")
+
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """One POST of JSON."""
         return httpx.post(self.url + path, json=body, timeout=options.pop("timeout", 15), **options)
@@ -157,7 +167,7 @@ def language_model(directory: Path) -> Path:
     given = os.environ.get("NEXTQUERY_TEST_POLICY")
     if given:
         return Path(given)
-    return STARTER if STARTER.is_dir() else make_model(directory)
+    return STARTER if (STARTER / MANIFEST).is_file() else make_model(directory)
 
 
 def scripted_policy(directory: Path) -> Path:

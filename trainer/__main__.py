@@ -59,7 +59,7 @@ def train_base(
     output: Annotated[Path, typer.Option(help="Where the base policy appears; nothing may be there yet.")],
     work: Work = Path(".data/train/base"),
     version: Annotated[str, typer.Option(help="Name of the new version.")] = "base-1",
-    total_tokens: Annotated[int, typer.Option(help="Tokens to train on.", min=1)] = 9_000_000,
+    total_tokens: Annotated[int, typer.Option(help="Tokens to train on.", min=1)] = 12_000_000,
     max_minutes: Annotated[float, typer.Option(help="Stop after this time; the learning rate follows.")] = 120.0,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the examples and of the weights.")] = 1,

@@ -27,7 +27,8 @@ _STATE = "state.pt"
 class PretrainConfig:
     """How the base model is made. `prompt_weight`: weight of a prompt token's loss, a response token's being 1.
 
-    Training ends after `total_tokens` or `max_minutes`, whichever comes first; the learning rate follows both.
+    `tokens_per_step` counts one process; under `torchrun` each takes as many. Training ends
+    after `total_tokens` or `max_minutes`, whichever comes first; the learning rate follows both.
     """
 
     hidden_size: int = 256
@@ -35,9 +36,9 @@ class PretrainConfig:
     heads: int = 4
     kv_heads: int = 2
     intermediate_size: int = 704
-    total_tokens: int = 9_000_000
+    total_tokens: int = 12_000_000
     max_minutes: float = math.inf
-    tokens_per_step: int = 4096
+    tokens_per_step: int = 2048
     learning_rate: float = 2e-3
     warmup_share: float = 0.03
     weight_decay: float = 0.05
@@ -221,5 +222,5 @@ def _load_state(work: Path, model: Any, optimizer: Any, device: str) -> dict[str
 
 
 def describe(config: PretrainConfig) -> dict[str, Any]:
-    """The configuration as plain values, for the manifest."""
-    return {key: value for key, value in asdict(config).items() if value != math.inf}
+    """The configuration as plain values, for the manifest; without the time limit, which says nothing elsewhere."""
+    return {key: value for key, value in asdict(config).items() if key != "max_minutes"}

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.contract.errors import ArtifactError
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import Settings
 from service.contract.tokenizer import PromptTokenizer
@@ -46,13 +47,20 @@ class StarterConfig:
 
 
 def make_starter(config: StarterConfig, *, quiet: bool = False) -> dict[str, Quality]:
-    """Make both checkpoints and publish them under `destination`; returns the quality of each."""
+    """Make both checkpoints and publish them under `destination`; returns the quality of each.
+
+    Raises:
+        ArtifactError: They are there already.
+    """
+    missing = [name for name in _PURPOSES if not (config.destination / name).exists()]
+    if not missing:
+        raise ArtifactError(f"{config.destination} has both checkpoints already. Remove them, or give another place.")
     if not (config.work / "base-policy").exists():
         make_base(config, config.work / "base-policy", quiet=quiet)
     if not (config.work / "sft-policy").exists():
         base, work = str(config.work / "base-policy"), config.work / "sft"
         sft(base, config.work / "sft-policy", work, config.sft, version=f"{config.version}-sft", quiet=quiet)
-    return {name: _publish(config, name) for name in ("base", "sft")}
+    return {name: _publish(config, name) for name in missing}
 
 
 def make_base(config: StarterConfig, output: Path, *, quiet: bool = False) -> str:

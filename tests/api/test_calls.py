@@ -489,9 +489,8 @@ def test_the_request_id_of_the_reply_is_in_the_log_and_the_query_is_not(process:
     forged = process.post("/click", {"click_token": "a.b", "kind": "submit", "query": _SECRET_QUERY})
 
     assert [reply.status_code for reply in (good, bad, forged)] == [200, 422, 403]
-    logged = {line.get("request_id"): line for line in process.log_lines()}
     for reply, route in ((good, "/recommend"), (bad, "/recommend"), (forged, "/click")):
-        line = logged[reply.headers["x-request-id"]]
+        line = process.logged(reply.headers["x-request-id"])
         assert (line["route"], line["status"]) == (route, reply.status_code)
         assert line["duration_ms"] > 0
     assert bad.json()["request_id"] == bad.headers["x-request-id"]
@@ -501,7 +500,7 @@ def test_the_request_id_of_the_reply_is_in_the_log_and_the_query_is_not(process:
 def test_a_path_that_is_no_call_is_logged_without_its_name(process: ServiceProcess) -> None:
     reply = httpx.get(f"{process.url}/{uuid.uuid4().hex}/secret-path", timeout=5)
 
-    line = next(line for line in process.log_lines() if line.get("request_id") == reply.headers["x-request-id"])
+    line = process.logged(reply.headers["x-request-id"])
     assert (reply.status_code, line["route"]) == (404, "other")
     assert "secret-path" not in process.log()
 

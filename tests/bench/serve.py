@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 from service.contract.policy import Policy, load_policy
-from service.contract.settings import STARTER
+from service.contract.settings import STARTER, Settings
 from service.contract.tasks import get_task
 from service.contract.types import PromptContext
 from tests.bench import load, servers
@@ -86,7 +86,11 @@ async def _compare(policy: Policy, our_port: int, their_port: int) -> dict[str, 
 
 
 def _vllm_arguments() -> list[str]:
-    return ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "256", "--dtype", "auto"]
+    """The engine settings that ours has too: what is compared is the server around the engine."""
+    settings = Settings()
+    lora = ["--max-loras", str(settings.lora_max_adapters), "--max-lora-rank", str(settings.lora_max_rank)]
+    context = ["--max-model-len", str(settings.engine_context_tokens)]
+    return ["--enforce-eager", "--dtype", "float32", *context, "--enable-lora", *lora]
 
 
 def _must_be_generated(side: str, found: load.Result) -> None:

@@ -1,0 +1,46 @@
+"""The commands of `nextquery train`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from service.contract.errors import ArtifactError
+from trainer.__main__ import app
+from trainer.starter import StarterConfig, make_starter
+
+
+@pytest.mark.parametrize("command", ["sft", "base", "starter", "evaluate"])
+def test_every_command_explains_itself(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+
+    assert result.exit_code == 0
+    assert "--json" in result.output
+
+
+def test_importing_the_command_line_imports_no_torch():
+    code = "import sys, trainer.__main__; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"
+
+
+def test_sft_writes_nothing_but_json_to_stdout(tiny_policy, tmp_path):
+    output = tmp_path / "out"
+    options = ["--work", str(tmp_path / "work"), "--lists-per-task", "1", "--rewrites", "0", "--json"]
+
+    result = CliRunner().invoke(app, ["sft", "--base", str(tiny_policy), "--output", str(output), *options])
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["directory"] == str(output)
+
+
+def test_a_finished_starter_policy_is_never_overwritten(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "sft").mkdir()
+
+    with pytest.raises(ArtifactError, match="already"):
+        make_starter(StarterConfig(work=tmp_path / "work", destination=tmp_path))
