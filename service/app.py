@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the caller's Host and path
         exception_handlers={404: health.not_found, 405: health.method_not_allowed},
     )
     app.state.runtime, app.state.metrics = runtime, metrics

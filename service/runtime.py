@@ -104,7 +104,8 @@ class Runtime:
         """State of each part: ready, off, or what is wrong."""
         if self.stopping:
             return {"service": "stopping"}
-        return {"database": await self._database_state(), "engine": self.policy_problem or self.engine.state.phase}
+        engine = "off" if self.settings.engine == "off" else self.policy_problem or self.engine.state.phase
+        return {"database": await self._database_state(), "engine": engine}
 
     def _create_engine(self) -> Engine:
         if self.policy is None:

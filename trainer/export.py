@@ -31,7 +31,8 @@ def export_policy(
     import torch
 
     with TemporaryDirectory() as scratch:
-        draft = Path(scratch)
+        draft = Path(scratch) / "draft"  # the scratch directory itself is for its owner's eyes only
+        draft.mkdir()
         precision = model.dtype
         model.to(torch.bfloat16).save_pretrained(draft, safe_serialization=True)
         model.to(precision)

@@ -5,6 +5,7 @@ exactly what will be asked. LoRA or full; either way the result is one merged mo
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ def sft(
     """Fine-tune `base` (a policy, or any causal model by path or hub id) and publish it at `output`.
 
     Goes on from the newest checkpoint in `work`, where `metrics.jsonl` and `loss.png` go too. Returns the SHA-256 of
-    the published manifest.
+    the published manifest. Under `torchrun` the first process publishes, and the others return "".
 
     Raises:
         ArtifactError: The base cannot be found or trusted, or something is at `output` already.
@@ -54,6 +55,8 @@ def sft(
     policy = load_policy(base)
     rows = [encode(example, policy.tokenizer) for example in annotated_lists(config)]
     model = train(policy, rows, work, config, quiet=quiet)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return ""
     plot_loss(work / "metrics.jsonl", work / "loss.png")
     return export_policy(
         model,
@@ -167,7 +170,7 @@ def _progress(report: Report) -> Any:
         """Hands the trainer's figures to `report`."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            if logs and "loss" in logs:
+            if logs and "loss" in logs and state.is_world_process_zero:
                 figures = {"step": state.global_step, "loss": round(float(logs["loss"]), 4)}
                 report(min(state.global_step / state.max_steps, 1.0), figures)
 

@@ -17,7 +17,7 @@ from service.contract.settings import Settings, Timeouts
 from tests.chaos.ledger import Ledger, Traffic, must_hold, quantile_s
 from tests.service_process import ServiceProcess, exchange, free_port, http, language_model, running, scripted_policy
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 _DEADLINE_S = 2.0
 _GRACE_S = 0.05
@@ -31,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
     directory = tmp_path_factory.mktemp("engine-faults")
     settings = {"engine": "vllm_local", "policy": str(language_model(directory / "model"))}
     settings |= {"timeouts__recommend_s": str(_DEADLINE_S)}
-    with running(directory / "data", until="/readyz", within_s=120, **settings) as started:
+    with running(directory / "data", until="/readyz", within_s=240, **settings) as started:
         yield started
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.ledger import Ledger, Traffic, must_hold
 from tests.service_process import ServiceProcess, language_model, running, scripted_policy
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 _KILLS = 5
 _READY_S = 30
@@ -43,7 +43,7 @@ def test_a_killed_service_leaves_no_engine_behind_and_is_ready_again_with_its_mo
     ledger = Ledger(tmp_path / "ledger")
     settings = {"engine": "vllm_local", "policy": str(model)}
 
-    with running(tmp_path / "data", until="/readyz", within_s=120, **settings) as service:
+    with running(tmp_path / "data", until="/readyz", within_s=240, **settings) as service:
         with Traffic(service, ledger, people=2):
             time.sleep(2.0)
             processes = service.children()
