@@ -40,6 +40,8 @@ def export_policy(
             if (tokenizer_directory / name).is_file():
                 shutil.copy(tokenizer_directory / name, draft / name)
         _generation_config(model, draft)
+        for path in draft.iterdir():
+            path.chmod(0o644)  # safetensors writes for its owner only, and a service may run as another user
         (draft / "README.md").write_text(card)
         digest = seal_policy(draft, version=version, text_format=text_format, lineage=lineage, **metadata)
         publish(draft, destination)

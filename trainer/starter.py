@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.contract.artifact import verify
 from service.contract.errors import ArtifactError
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import Settings
@@ -30,7 +31,15 @@ _PURPOSES = {
     "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
     "sft": "This is the fine-tuned policy, which nextquery serves until it has learned a better one from its own clicks.",
 }
-FAILURES = """- TO BE WRITTEN"""
+FAILURES = """- Rare and long names lose letters or words: `divorce lawyer cost` became "validce lawyer", `sourdough` became
+  "qidough". A longer base training mends this more than anything else.
+- The last words of a long query are taken for the entity: `best laptop for college students` leads to
+  "college students return policy".
+- Now and then a query is listed twice, or the list is shorter than asked for, so fewer reach the screen.
+- The kind of a bare name is guessed (`kyoto` -> "kyoto tutorial"), and a sense is repeated for an ambiguous word.
+- `clarify` asks about the wrong thing when it does not know the word (`tomatoes` -> "do you mean the computer
+  equipment?").
+- It knows how people go on asking, not facts: some queries make no sense for this one thing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +146,10 @@ def _training_text(config: StarterConfig, name: str) -> str:
     )
     if name == "base":
         return base
-    settings, last = config.sft, _last_metrics(config.work / "sft")
+    used, last = verify(config.work / "sft-policy")["training"], _last_metrics(config.work / "sft")
     return (
-        f"{base}\n\nSFT: {settings.lists_per_task} annotated lists a task and {settings.rewrites} rewrite(s) of each, "
-        f"{settings.epochs:g} epoch(s), batch {settings.batch_size}, learning rate {settings.learning_rate}, loss on the "
+        f"{base}\n\nSFT: {used['lists_per_task']} annotated lists a task and {used['rewrites']} rewrite(s) of each, "
+        f"{used['epochs']:g} epoch(s), {last.get('step')} steps, learning rate {used['learning_rate']}, loss on the "
         f"response only (GQR eq. 1); last loss {last.get('loss')}."
     )
 

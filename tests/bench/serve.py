@@ -29,8 +29,9 @@ from tests.postgres import fresh_database
 
 _TOKENS = 24
 _ROUNDS = 5
-_REQUESTS = {1: 60, 8: 240, 32: 480}  # a round of each takes 3 to 6 seconds on two cores
+_REQUESTS = {1: 24, 8: 96, 32: 192}  # a round of each takes about 7 seconds on two slow cores
 _CLICKS = 6_000
+_WRITTEN = {"nothing_fit_to_show", "unparsable"}  # the model wrote it, and its 24 tokens without an end made no list
 
 BARS = [
     *(Bar(f"requests_per_s_ratio_c{c}", "ratio", ">=", 0.95) for c in (32, 8, 1)),
@@ -98,7 +99,10 @@ def _must_be_generated(side: str, found: load.Result) -> None:
     assert set(found.statuses) == {200}, f"{side} answered {found.statuses}"
     replies = [json.loads(body) for body in found.bodies]
     if side == "ours":
-        assert all(reply["served_by"] == "model" and reply["recorded"] for reply in replies)
+        # A list of which nothing may be shown was generated all the same; no other rung may answer.
+        written = [r["served_by"] == "model" or r["degraded_reason"] in _WRITTEN for r in replies]
+        assert all(written), [r["degraded_reason"] for r, ok in zip(replies, written, strict=True) if not ok][:5]
+        assert all(reply["recorded"] for reply in replies)
     else:
         assert all(reply["usage"]["completion_tokens"] == _TOKENS for reply in replies)
 
