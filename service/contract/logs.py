@@ -39,6 +39,7 @@ def configure_logging(level: str) -> None:
     for name in _UVICORN:
         logger = logging.getLogger(name)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # paths and counts are in /metrics
 

@@ -64,6 +64,7 @@ class SupervisedEngine:
     async def start(self) -> None:
         """Begin to load the engine, and return at once."""
         if self._keeper is None:
+            self.state = EngineState("starting", datetime.now(UTC))  # until its first try begins
             self._keeper = asyncio.create_task(self._keep(), name="engine-keeper")
 
     async def wait_ready(self, timeout_s: float) -> None:
