@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,15 @@ class EngineProcesses:
             root = self._known.setdefault(pid, psutil.Process(pid))
             for process in root.children(recursive=True):
                 self._known.setdefault(process.pid, process)
+
+
+def warm_fork_server() -> None:
+    """Start the process that the core will be forked from: it imports vLLM while this one does, on another core.
+
+    Call it where the engine's variables are set: the core gets the environment of this moment.
+    """
+    multiprocessing.set_forkserver_preload(["service.engines._fork_server"])
+    forkserver.ensure_running()
 
 
 @contextmanager

@@ -1,0 +1,12 @@
+"""What the fork server imports before it forks an engine's core: vLLM's part of the core, beside the service's own.
+
+Importing it binds the importing process to its parent, so only the fork server may. It is no engine.
+"""
+
+from service.engines.lifeline import bind_to_parent
+
+bind_to_parent()
+
+import vllm.v1.engine.core  # noqa: E402
+import vllm.v1.worker.cpu_model_runner  # noqa: E402
+import vllm.v1.worker.cpu_worker  # noqa: E402, F401
