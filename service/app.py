@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from service.api import click, console, health, recommend
 from service.api.edge import Edge
 from service.api.metrics import Metrics
+from service.api.raw_route import handlers
 from service.api.schemas import ClickBatch, ClickEvent, Problem, RecommendBody
 from service.api.server import ImpatientProtocol, Server
 from service.contract.logs import configure_logging
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     _measure(runtime, metrics)
     app.add_middleware(
         Edge,
+        direct=handlers(app.routes),
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
         max_in_flight=settings.max_in_flight,

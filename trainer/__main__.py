@@ -59,7 +59,7 @@ def train_base(
     output: Annotated[Path, typer.Option(help="Where the base policy appears; nothing may be there yet.")],
     work: Work = Path(".data/train/base"),
     version: Annotated[str, typer.Option(help="Name of the new version.")] = "base-1",
-    total_tokens: Annotated[int, typer.Option(help="Tokens to train on.", min=1)] = 12_000_000,
+    total_tokens: Annotated[int, typer.Option(help="Tokens to train on.", min=1)] = 40_000_000,
     max_minutes: Annotated[float, typer.Option(help="Stop after this time; the learning rate follows.")] = 120.0,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the examples and of the weights.")] = 1,
@@ -87,11 +87,19 @@ def train_starter(
     max_minutes: Annotated[
         float, typer.Option(help="Limit of the base model's training; the rest takes half an hour.")
     ] = 100,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Processes that train the base model: one a GPU, else one a core, at most 4.", min=1),
+    ] = None,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
     real_data: RealData = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the starter policy: tokenizer, base, SFT, evaluation, model cards. Under 2.5 hours on 2 CPU cores."""
+    import os
+
+    import torch
+
     from trainer.pretrain import PretrainConfig
     from trainer.starter import StarterConfig, make_starter
 
@@ -100,6 +108,7 @@ def train_starter(
         destination=destination,
         version=version,
         engine=engine,
+        processes=processes or torch.cuda.device_count() or min(4, os.cpu_count() or 1),
         pretrain=PretrainConfig(max_minutes=max_minutes, compile=compile_model),
         real_data=real_data,
     )

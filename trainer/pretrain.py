@@ -36,10 +36,10 @@ class PretrainConfig:
     heads: int = 4
     kv_heads: int = 2
     intermediate_size: int = 704
-    total_tokens: int = 12_000_000
+    total_tokens: int = 40_000_000
     max_minutes: float = math.inf
     tokens_per_step: int = 2048
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup_share: float = 0.03
     weight_decay: float = 0.05
     prompt_weight: float = 0.1
@@ -67,27 +67,29 @@ def pretrain(
     device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
     model = new_model(tokenizer, config).to(device)
-    optimizer = _optimizer(model, config)
-    state = _load_state(work, model, optimizer, device)
+    optimizers = _optimizers(model, config)
+    state = _load_state(work, model, optimizers, device)
     step_loss = torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
     precision = torch.autocast("cuda", torch.bfloat16) if "cuda" in device else nullcontext()
     report, saved_at = reporter(work / "metrics.jsonl", quiet=quiet or rank > 0), time.monotonic()
 
     stream = batches(tokenizer, seed=config.seed, tokens=config.tokens_per_step, start=state["position"], real=real)
+    marked_at = time.monotonic()
     while (done := _done(state, config)) < 1.0 and state["step"] < max_steps:
-        step_began = time.monotonic()
         together = list(islice(stream, world))  # every process composes all of them, and takes its own
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(done, config.warmup_share)
+        learning_rate = config.learning_rate * _schedule(done, config.warmup_share)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = learning_rate
         ids, weights = (tensor.to(device) for tensor in padded(together[rank][1], config.prompt_weight))
         with precision:
             loss = step_loss(model, ids, weights)
         loss.backward()
-        step_s = torch.tensor(time.monotonic() - step_began, device=device)
+        step_s, marked_at = torch.tensor(time.monotonic() - marked_at, device=device), time.monotonic()
         _average([*(p.grad for p in model.parameters()), loss.data, step_s], world)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         tokens = sum(len(row) for _, rows in together for row in rows)
         state = _advanced(state, together[-1][0], tokens, float(step_s), loss.item())
@@ -98,16 +100,16 @@ def pretrain(
                 "tokens": state["tokens"],
                 "loss": round(state["loss"], 4),
                 "grad_norm": round(float(norm), 3),
-                "lr": optimizer.param_groups[0]["lr"],
-                "tokens_per_s": round(tokens / (time.monotonic() - step_began)),
+                "lr": learning_rate,
+                "tokens_per_s": round(tokens / float(step_s)),
             },
         )
         if rank == 0 and time.monotonic() - saved_at > config.save_every_s:
-            _save_state(work, model, optimizer, state)
+            _save_state(work, model, optimizers, state)
             saved_at = time.monotonic()
     report(_done(state, config), {"step": state["step"], "tokens": state["tokens"], "loss": round(state["loss"], 4)})
     if rank == 0:
-        _save_state(work, model, optimizer, state)
+        _save_state(work, model, optimizers, state)
     return model
 
 
@@ -183,13 +185,19 @@ def _advanced(
     }
 
 
-def _optimizer(model: Any, config: PretrainConfig) -> Any:
+def _optimizers(model: Any, config: PretrainConfig) -> list[Any]:
+    """Muon for the weight matrices of the layers; AdamW for the embeddings, whose rows learn at different times."""
     import torch
 
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    from trainer.muon import Muon
+
+    embedding = model.get_input_embeddings().weight  # the output's too
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and p is not embedding]
+    gains = [p for p in model.parameters() if p.ndim < 2]
+    adamw = torch.optim.AdamW(
+        [embedding, *gains], lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    return [Muon(matrices, config.learning_rate, weight_decay=config.weight_decay), adamw]
 
 
 def _schedule(done: float, warmup_share: float) -> float:
@@ -199,17 +207,18 @@ def _schedule(done: float, warmup_share: float) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (done - warmup_share) / (1 - warmup_share)))
 
 
-def _save_state(work: Path, model: Any, optimizer: Any, state: dict[str, Any]) -> None:
+def _save_state(work: Path, model: Any, optimizers: Sequence[Any], state: dict[str, Any]) -> None:
     """Write everything that resuming needs; the old state stays until the new one is whole."""
     import torch
 
     work.mkdir(parents=True, exist_ok=True)
     draft = work / f".{_STATE}.draft"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, draft)
+    saved = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "state": state}
+    torch.save(saved, draft)
     draft.replace(work / _STATE)
 
 
-def _load_state(work: Path, model: Any, optimizer: Any, device: str) -> dict[str, Any]:
+def _load_state(work: Path, model: Any, optimizers: Sequence[Any], device: str) -> dict[str, Any]:
     import torch
 
     path = work / _STATE
@@ -217,7 +226,8 @@ def _load_state(work: Path, model: Any, optimizer: Any, device: str) -> dict[str
         return {"position": (0, -1), "tokens": 0, "step": 0, "elapsed_s": 0.0, "loss": 0.0}
     saved = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    for optimizer, its_state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(its_state)
     return dict(saved["state"])
 
 

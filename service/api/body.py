@@ -9,11 +9,15 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from service.api.errors import MEDIA_TYPE, HttpProblem
 from service.api.schemas import Problem
 
-_JSON_TYPES = ("application/json", "text/plain")  # text/plain: a browser's beacon cannot send another without preflight
+_JSON_TYPES = (
+    b"application/json",
+    b"text/plain",
+)  # text/plain: a browser's beacon cannot send another without preflight
 _PROBLEMS = (400, 405, 408, 413, 415, 422, 503)  # 400: the HTTP parser's, before any of our code
 
 
@@ -22,13 +26,22 @@ async def read_body(request: Request) -> bytes:
 
     Raises:
         HttpProblem: It is declared to be something other than JSON, or is compressed.
+        ClientDisconnect: The client left before its end.
     """
-    declared = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    headers = dict(request.scope["headers"])
+    declared = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
     if declared not in _JSON_TYPES:
         raise HttpProblem(415, "Send JSON, as application/json or text/plain.", close=True)
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise HttpProblem(415, "Send the body without compression.", close=True)
-    return await request.body()
+    message = await request.receive()
+    body = message.get("body", b"")
+    while message.get("more_body", False):
+        message = await request.receive()
+        body += message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return bytes(body)
 
 
 def documented(
@@ -56,7 +69,7 @@ def documented(
     return {
         "summary": summary,
         "responses": responses,
-        "openapi_extra": {"requestBody": {"required": True, "content": {_JSON_TYPES[0]: {"schema": schema}}}},
+        "openapi_extra": {"requestBody": {"required": True, "content": {_JSON_TYPES[0].decode(): {"schema": schema}}}},
     }
 
 

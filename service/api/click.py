@@ -6,6 +6,7 @@ It knows nothing about tokens or tables.
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import cache
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -110,7 +111,13 @@ def _single_reply(verdict: Verdict) -> Response:
         return problem(403, _SENTENCES.get(verdict.reason or "", "The event cannot be believed."))
     if verdict.ending is Ending.REFUSED:
         return problem(422, "The database cannot hold this event. Send it without unusual characters.")
-    return _reply(202 if verdict.ending is Ending.STORED else 200, [verdict])
+    return _acknowledgement(verdict.ending)
+
+
+@cache
+def _acknowledgement(ending: Ending) -> Response:
+    """The answer to one believed event; there are two of them, so each is made once."""
+    return _reply(202 if ending is Ending.STORED else 200, [Verdict(ending)])
 
 
 def _reply(status: int, verdicts: Sequence[Verdict]) -> Response:

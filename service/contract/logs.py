@@ -7,6 +7,7 @@ versions and durations. Two guards back the rule up: extra fields with such name
 only its type and place are written, its message only when it is one of ours (a driver's message may quote a row).
 """
 
+import json
 import logging
 import sys
 import traceback
@@ -14,8 +15,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
-
-from pythonjsonlogger.json import JsonFormatter
 
 from service.contract.errors import NextQueryError
 
@@ -26,11 +25,13 @@ _BLANKED = "(not logged)"
 _PERSONAL = frozenset(
     "answer body candidates completion documents history prompt queries query session text texts".split()
 )
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
 def configure_logging(level: str) -> None:
     """Send every logger's records of at least `level` to stderr as JSON lines. Calling it again changes the level."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has them
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.root.handlers[:] = [handler]
@@ -44,21 +45,24 @@ def configure_logging(level: str) -> None:
     logging.getLogger("uvicorn.access").disabled = True  # paths and counts are in /metrics
 
 
-class JsonLines(JsonFormatter):
-    """One record as one JSON object: time, level, logger, message, request_id, then the extra fields."""
+class JsonLines(logging.Formatter):
+    """One record as one JSON object: time, level, logger, message, the extra fields, exception and request_id."""
 
-    def __init__(self) -> None:
-        super().__init__("%(message)s")
-
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Put the fixed fields first and blank what the rule forbids."""
-        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        log_data["level"] = record.levelname
-        log_data["logger"] = record.name
-        super().add_fields(log_data, record, message_dict)
-        log_data["request_id"] = REQUEST_ID.get()
-        for name in _PERSONAL & log_data.keys():
-            log_data[name] = _BLANKED
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; extra fields that the rule forbids are blanked. A library for this took twice as long a line."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD:
+                fields[name] = _BLANKED if name in _PERSONAL else value
+        if record.exc_info:
+            fields["exc_info"] = self.formatException(record.exc_info)
+        fields["request_id"] = REQUEST_ID.get()
+        return json.dumps(fields, default=str)
 
     def formatException(  # noqa: N802
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]

@@ -3,6 +3,7 @@
 It knows nothing about storage. The key file is made here; whoever reads it can forge clicks.
 """
 
+import binascii
 import hmac
 import json
 import os
@@ -11,14 +12,11 @@ import secrets as random_secrets
 import stat
 import time
 import uuid
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
-
-from itsdangerous import BadData, BadSignature, Signer
-from itsdangerous.encoding import base64_decode, base64_encode
 
 from service.contract.errors import ConfigurationError, TokenRefused
 
@@ -26,7 +24,7 @@ KEY_FILE = "click_token.key"
 _MOST_CHARACTERS = 1024  # a real token has about 200
 _LEAST_SECRET = 16
 _MOST_SECRETS = 2
-_SEPARATOR = "."
+_SEPARATOR = b"."
 # 32 bytes of signature are 43 characters; the last one has two spare bits, which must be 0: one token, one spelling.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
 _SALT = b"nextquery.click"
@@ -65,9 +63,8 @@ class TokenSigner:
         _check_secrets(secrets, "NEXTQUERY_CLICK_TOKEN_SECRETS")
         self._valid_s = round(valid_days * 86_400)
         self._now = now
-        # Not URLSafeSerializer: it compresses and derives keys at every call, which takes ten times as long.
-        keys = [hmac.digest(secret.encode(), _SALT, "sha256") for secret in reversed(secrets)]  # the newest last
-        self._signer = Signer(keys, key_derivation="none", digest_method=sha256, sep=_SEPARATOR)
+        # Not itsdangerous: every click is verified, and its Signer takes five times as long as one HMAC.
+        self._keys = [hmac.digest(secret.encode(), _SALT, "sha256") for secret in secrets]
 
     def expiry(self) -> int:
         """Return the unix second at which a token signed now expires."""
@@ -75,8 +72,8 @@ class TokenSigner:
 
     def sign(self, claims: ClickClaims) -> str:
         """Return the token: letters, digits, `-`, `_` and one dot."""
-        payload = json.dumps((_FORMAT, *_values(claims)), separators=(",", ":"))
-        return self._signer.sign(base64_encode(payload)).decode()
+        payload = _base64(json.dumps((_FORMAT, *_values(claims)), separators=(",", ":")).encode())
+        return (payload + _SEPARATOR + _signature(self._keys[0], payload)).decode()
 
     def verify(self, token: str, now: float | None = None) -> ClickClaims:
         """Return what the token says, when one of our keys signed it and its time is not over.
@@ -86,20 +83,29 @@ class TokenSigner:
         """
         if len(token) > _MOST_CHARACTERS or not _TOKEN.fullmatch(token):
             raise TokenRefused("malformed", "This is no click token. Send the `click_token` of the list, unchanged.")
-        try:
-            version, *values = json.loads(base64_decode(self._signer.unsign(token)))
-            claims = ClickClaims(**dict(zip(ClickClaims.__slots__, values, strict=True)))
-        except BadSignature:
+        payload, _, signature = token.encode().partition(_SEPARATOR)
+        if not any(hmac.compare_digest(_signature(key, payload), signature) for key in self._keys):
             raise TokenRefused(
                 "forged", "The click token was not signed by this service, or was altered. Send it unchanged."
-            ) from None
-        except (BadData, TypeError, ValueError):
+            )
+        try:
+            version, *values = json.loads(urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+            claims = ClickClaims(**dict(zip(ClickClaims.__slots__, values, strict=True)))
+        except (binascii.Error, TypeError, ValueError):
             version, claims = 0, None
         if claims is None or version != _FORMAT:
             raise TokenRefused("malformed", "The click token is of an unknown format. Ask for a new list.")
         if claims.expires_at <= (self._now() if now is None else now):
             raise TokenRefused("expired", "The click token has expired. Ask for a new list, and click on that.")
         return claims
+
+
+def _signature(key: bytes, payload: bytes) -> bytes:
+    return _base64(hmac.digest(key, payload, "sha256"))
+
+
+def _base64(data: bytes) -> bytes:
+    return urlsafe_b64encode(data).rstrip(b"=")
 
 
 def load_or_create_secret(data_dir: Path) -> list[str]:

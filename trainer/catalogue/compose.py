@@ -15,7 +15,7 @@ from trainer.catalogue.names import model_number, unseen_name
 from trainer.catalogue.typing_noise import as_typed
 
 TASK_SHARES = {"suggest": 0.52, "hint": 0.14, "clarify": 0.13, "predict": 0.12, "snippets": 0.09}
-_MADE_UP = 0.35
+_MADE_UP = 0.5
 _GENERIC = 0.25  # share of the kinds that stand for whatever the catalogue has no kind for
 _LENGTHS = [3] * 12 + [1, 2, 4, 5, 6, 8]
 
