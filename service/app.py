@@ -5,6 +5,7 @@ It knows every part by name and none by its insides.
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -34,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
+        gc.freeze()  # what starting made stays; collections need not look at it again
         try:
             yield
         finally:

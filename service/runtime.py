@@ -69,8 +69,7 @@ class Runtime:
             lambda: self.policy,
             prompt_tokens=settings.prompt_tokens,
             context_tokens=settings.engine_context_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            decoding=settings.decoding(),
             exact_tokens=settings.exact_tokens,
         )
         self.recommender = Recommender(generator, self.popular, Recorder(self.writer, signer))

@@ -6,13 +6,13 @@ are a parse_ok_share of .99, an on_entity_share of .9 and a distinct_share of .9
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
 
 from service.contract.engine import Engine, Sampling
+from service.contract.policy import Policy
 from service.contract.query_text import match_key
 from service.contract.tasks import get_task
-from service.contract.tokenizer import PromptTokenizer
 from service.contract.types import PromptContext
 from trainer.catalogue.asking import ask
 from trainer.catalogue.catalogue import Catalogue, load_catalogue, words_of
@@ -20,7 +20,7 @@ from trainer.catalogue.compose import Example
 from trainer.catalogue.names import unseen_name
 from trainer.encoding import PROMPT_BUDGET
 
-SAMPLING = Sampling(max_tokens=128, temperature=0.7, top_p=0.95)  # as served
+_MAX_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,18 @@ class Quality:
 
 
 async def evaluate(
-    engine: Engine, tokenizer: PromptTokenizer, examples: Sequence[Example], *, at_once: int = 16
+    engine: Engine, policy: Policy, examples: Sequence[Example], *, at_once: int = 16
 ) -> tuple[Quality, list[Written]]:
-    """Ask `engine` for a list for every example and score what it wrote. The engine is started already."""
+    """Ask `engine` for a list for every example and score what it wrote. The engine is started already.
+
+    Lists are sampled as the policy says, which is how they are served.
+    """
+    tokenizer, decoding = policy.tokenizer, asdict(policy.decoding)
     gate = asyncio.Semaphore(at_once)
 
     async def write(number: int, example: Example) -> Written:
         prompt = get_task(example.task).render(example.context, tokenizer, budget=PROMPT_BUDGET)
-        sampling = Sampling(max_tokens=SAMPLING.max_tokens, seed=number, stop_token_ids=tokenizer.eos_ids)
+        sampling = Sampling(max_tokens=_MAX_TOKENS, seed=number, stop_token_ids=tokenizer.eos_ids, **decoding)
         async with gate:
             [completion] = await engine.generate(f"evaluate-{number}", prompt.token_ids, sampling)
         return Written(example, tokenizer.decode(completion.token_ids), completion.finish_reason == "stop")

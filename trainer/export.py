@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from service.contract.artifact import MANIFEST, publish, seal, verify
-from service.contract.policy import seal_policy
+from service.contract.policy import Decoding, seal_policy
 from service.contract.tokenizer import TextFormat
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -25,6 +25,7 @@ def export_policy(
     text_format: TextFormat,
     card: str,
     lineage: str | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008  # it is frozen
     **metadata: Any,
 ) -> str:
     """Publish `model` (a transformers causal model) at `destination` in one rename. Returns the manifest's SHA-256."""
@@ -43,7 +44,9 @@ def export_policy(
         for path in draft.iterdir():
             path.chmod(0o644)  # safetensors writes for its owner only, and a service may run as another user
         (draft / "README.md").write_text(card)
-        digest = seal_policy(draft, version=version, text_format=text_format, lineage=lineage, **metadata)
+        digest = seal_policy(
+            draft, version=version, text_format=text_format, lineage=lineage, decoding=decoding, **metadata
+        )
         publish(draft, destination)
     return digest
 

@@ -6,6 +6,7 @@ It knows nothing about training; every figure is handed in.
 from collections.abc import Sequence
 from typing import Any
 
+from service.contract.policy import Decoding
 from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 from trainer.catalogue.compose import Example
@@ -44,7 +45,8 @@ text of people and no other model's output was used. One entity in ten was held 
 ## Figures
 
 {lists} `suggest` queries of 3 wanted each, whose entities no training example names: {held_out} held-out entities of the
-catalogue, {made_up} made-up names. Sampled as served (temperature 0.7, top_p 0.95).
+catalogue, {made_up} made-up names. Sampled as served (temperature {decoding.temperature},
+top_p {decoding.top_p}, presence penalty {decoding.presence_penalty}).
 
 | figure | value | bar |
 |---|---:|---:|
@@ -87,7 +89,7 @@ def probe_examples() -> list[Example]:
 
 
 def model_card(
-    *, name: str, purpose: str, training: str, config: Any, quality: Quality, counts: tuple[int, int],
+    *, name: str, purpose: str, training: str, config: Any, quality: Quality, counts: tuple[int, int], decoding: Decoding,
     samples: Sequence[Written], separator: str, failures: str,
 ) -> str:  # fmt: skip
     """The card as Markdown. `counts`: held-out and made-up entities asked about; `config`: the model's own."""
@@ -101,6 +103,7 @@ def model_card(
         lists=quality.lists,
         held_out=counts[0],
         made_up=counts[1],
+        decoding=decoding,
         parse_ok=quality.parse_ok_share,
         on_entity=quality.on_entity_share,
         distinct=quality.distinct_share,

@@ -64,6 +64,7 @@ def sft(
         output,
         version=version,
         text_format=policy.tokenizer.format,
+        decoding=policy.decoding,
         card=card or f"# {version}\n\nFine-tuned from {policy.version} by `nextquery train sft`.\n",
         training={"method": "sft", "base": policy.version, **asdict(config)},
     )

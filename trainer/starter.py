@@ -9,13 +9,12 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from service.contract.artifact import verify
 from service.contract.errors import ArtifactError
-from service.contract.policy import Policy, load_policy
+from service.contract.policy import Decoding, Policy, load_policy
 from service.contract.settings import Settings
 from service.contract.tokenizer import PromptTokenizer
 from service.engines import create_engine
@@ -27,6 +26,7 @@ from trainer.real_data import read_real_examples
 from trainer.sft import SftConfig, sft
 from trainer.tokenizer import FORMAT, train_tokenizer
 
+DECODING = Decoding(temperature=0.5, presence_penalty=2.0)  # without the penalty one list in five repeats a query
 _HELD_OUT, _MADE_UP = 350, 150
 _PURPOSES = {
     "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
@@ -56,7 +56,7 @@ class StarterConfig:
     engine: str = "auto"
     processes: int = 1
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    sft: SftConfig = field(default_factory=SftConfig)
+    sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=3e-5))  # more makes it forget names
     real_data: Path | None = None
 
 
@@ -99,6 +99,7 @@ def make_base(config: StarterConfig, output: Path, *, quiet: bool = False) -> st
         output,
         version=f"{config.version}-base",
         text_format=FORMAT,
+        decoding=DECODING,
         card=f"# {config.version}-base\n\nTrained from scratch by nextquery.\n",
         training={"method": "pretrain", **describe(config.pretrain), **_last_metrics(config.work / "base")},
     )
@@ -113,12 +114,17 @@ def _make_base_together(config: StarterConfig, *, quiet: bool) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=config.processes,
+        run_id=config.version,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         start_method="spawn",
     )
-    elastic_launch(launch, partial(make_base, quiet=quiet))(config, config.work / "base-policy")
+    elastic_launch(launch, _make_base)(config, quiet)
+
+
+def _make_base(config: StarterConfig, quiet: bool) -> str:
+    return make_base(config, config.work / "base-policy", quiet=quiet)
 
 
 def _rename_unless_there(draft: Path, directory: Path) -> None:
@@ -139,6 +145,7 @@ def _publish(config: StarterConfig, name: str) -> Quality:
         config=_model_config(policy.directory),
         quality=quality,
         counts=(_HELD_OUT, _MADE_UP),
+        decoding=policy.decoding,
         samples=samples,
         separator=policy.tokenizer.format.separator,
         failures=FAILURES,
@@ -153,8 +160,8 @@ async def measure(policy: Policy, engine_name: str) -> tuple[Quality, list[Writt
     await engine.start()
     try:
         queries = unseen_queries(held_out=_HELD_OUT, made_up=_MADE_UP)
-        quality, _ = await evaluate(engine, policy.tokenizer, queries)
-        _, samples = await evaluate(engine, policy.tokenizer, probe_examples())
+        quality, _ = await evaluate(engine, policy, queries)
+        _, samples = await evaluate(engine, policy, probe_examples())
     finally:
         await engine.close()
     return quality, samples

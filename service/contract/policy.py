@@ -13,6 +13,15 @@ from service.contract.tasks import all_tasks
 from service.contract.tokenizer import PromptTokenizer, TextFormat, chat_template
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How a policy writes best; settings can say otherwise. `presence_penalty` keeps a small model from repeating."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    presence_penalty: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One version of a policy, ready to render prompts. `locales`: languages it writes, such as "en"."""
@@ -22,6 +31,7 @@ class Policy:
     tokenizer: PromptTokenizer
     locales: tuple[str, ...]
     lineage: str | None = None
+    decoding: Decoding = Decoding()
 
 
 def load_policy(reference: str | Path) -> Policy:
@@ -43,6 +53,7 @@ def load_policy(reference: str | Path) -> Policy:
     try:
         version, prompts, locales = str(manifest["version"]), dict(manifest["prompts"]), tuple(manifest["locales"])
         text_format = TextFormat(**manifest["format"])
+        decoding = Decoding(**manifest.get("decoding", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"The manifest of {directory} is not a policy's: {error!r} is wrong. Give the directory of a policy."
@@ -54,6 +65,7 @@ def load_policy(reference: str | Path) -> Policy:
         tokenizer=PromptTokenizer(directory, text_format),
         locales=locales,
         lineage=manifest.get("lineage"),
+        decoding=decoding,
     )
 
 
@@ -64,6 +76,7 @@ def seal_policy(
     text_format: TextFormat,
     locales: tuple[str, ...] = ("en",),
     lineage: str | None = None,
+    decoding: Decoding = Decoding(),  # it is frozen
     **metadata: Any,
 ) -> str:
     """Write the manifest of a trained policy, with the fingerprint of every task's prompt. Returns its SHA-256."""
@@ -76,6 +89,7 @@ def seal_policy(
             "prompts": {name: task.fingerprint(text_format) for name, task in sorted(all_tasks().items())},
             "locales": list(locales),
             "lineage": lineage,
+            "decoding": asdict(decoding),
             **metadata,
         },
     )

@@ -75,8 +75,15 @@ class Settings(BaseSettings):
     vllm_cpu_kv_cache_gib: int = Field(1, ge=1, description="Memory for vLLM's KV cache on a CPU.")
     lora_max_adapters: int = Field(4, ge=1, description="LoRA adapters kept ready in the engine.")
     lora_max_rank: int = Field(32, ge=1, description="Largest rank of a LoRA adapter.")
-    temperature: float = Field(0.7, ge=0, le=2, description="Decoding temperature; 0 is greedy.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Decoding nucleus.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Decoding temperature, 0 is greedy; empty means the policy's own, usually 0.7."
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Decoding nucleus; empty means the policy's own, usually 0.95."
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Penalty on tokens that a list has already; empty means the policy's own."
+    )
 
     exact_tokens: int | None = Field(
         None, ge=1, description="Benchmarks only: every completion has exactly this many tokens."
@@ -102,6 +109,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database URL, the embedded SQLite file where none is set."""
         return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'nextquery.db').absolute()}"
+
+    def decoding(self) -> dict[str, float]:
+        """What is said here about decoding; the rest is the policy's own."""
+        said = {"temperature": self.temperature, "top_p": self.top_p, "presence_penalty": self.presence_penalty}
+        return {name: value for name, value in said.items() if value is not None}
 
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> Self:

@@ -134,7 +134,7 @@ class TransformersLocal:
     def _run(self, jobs: list[_Job]) -> list[list[Completion]]:
         """Generate for jobs of one kind, in the worker thread."""
         import torch
-        from transformers import StoppingCriteriaList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
         sampling, n = jobs[0].sampling, jobs[0].sampling.n
         stops = self._limits.stop_ids(sampling)
@@ -149,6 +149,7 @@ class TransformersLocal:
                 attention_mask=mask,
                 generation_config=_decoding(sampling, jobs[0].room, stops),
                 stopping_criteria=StoppingCriteriaList([_leavers(rows_left)]),
+                logits_processor=LogitsProcessorList([_presence(sampling.presence_penalty, ids.shape[1])]),
             )
             tokens = out.sequences[:, ids.shape[1] :]
             raw = torch.stack(out.logits, dim=1).float().log_softmax(-1)
@@ -227,6 +228,16 @@ def _left_padded(prompts: list[list[int]], device: Any) -> tuple[Any, Any]:
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     return ids, mask
+
+
+def _presence(penalty: float, prompt_width: int) -> Any:
+    """A logits processor that takes `penalty` from every token written so far; transformers has none."""
+
+    def lowered(input_ids: Any, scores: Any) -> Any:
+        written = input_ids[:, prompt_width:]
+        return scores.scatter(1, written, scores.gather(1, written) - penalty) if penalty else scores
+
+    return lowered
 
 
 def _leavers(rows_left: list[threading.Event]) -> Any:

@@ -229,6 +229,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, stops: frozenset[int])
         max_tokens=max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p if sampling.temperature else 1.0,
+        presence_penalty=sampling.presence_penalty,
         seed=sampling.seed,
         stop_token_ids=list(stops),
         ignore_eos=True,  # the ends are among `stops`

@@ -7,11 +7,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 
 from service.contract.engine import Completion, Engine, Sampling
 from service.contract.errors import EngineBusy, EngineError, EngineUnavailable
-from service.contract.policy import Policy
+from service.contract.policy import Decoding, Policy
 from service.contract.prompt import UnifiedTask
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
 from service.pipeline.request import RecommendRequest, Trace
@@ -19,6 +20,7 @@ from service.pipeline.request import RecommendRequest, Trace
 _LOG = logging.getLogger(__name__)
 _TOKENS_PER_QUERY = 14  # the 99th percentile of the starter policy's queries, separator included
 _TOKENS_PER_TEXT = 20
+_LOGGED = ("temperature", "top_p", "presence_penalty", "seed", "max_tokens", "n")
 
 
 class NoList(Exception):
@@ -30,7 +32,10 @@ class NoList(Exception):
 
 
 class Generator:
-    """Writes lists with the policy in service; `policy` is None until one could be loaded."""
+    """Writes lists with the policy in service; `policy` is None until one could be loaded.
+
+    `decoding`: what the settings say about it; the rest is the policy's own.
+    """
 
     def __init__(
         self,
@@ -39,16 +44,14 @@ class Generator:
         *,
         prompt_tokens: int,
         context_tokens: int,
-        temperature: float,
-        top_p: float,
+        decoding: Mapping[str, float],
         exact_tokens: int | None = None,
     ) -> None:
         self._engine = engine
         self._policy = policy
         self._prompt_tokens = prompt_tokens
         self._context_tokens = context_tokens
-        self._temperature = temperature
-        self._top_p = top_p
+        self._decoding = decoding
         self._exact_tokens = exact_tokens
 
     async def generate(
@@ -61,12 +64,14 @@ class Generator:
         """
         policy = self._usable_policy(request, context)
         prompt = request.task.render(context, policy.tokenizer, budget=self._prompt_tokens)
-        sampling = self._sampling(request.task, request.n, len(prompt.token_ids))
+        sampling = self._sampling(
+            request.task, request.n, len(prompt.token_ids), replace(policy.decoding, **self._decoding)
+        )
         trace.policy_version = policy.version
         trace.prompt_fingerprint = request.task.fingerprint(policy.tokenizer.format)
         trace.prompt_text, trace.prompt_tokens = prompt.text, len(prompt.token_ids)
         trace.prompt_dropped = prompt.dropped
-        trace.sampling = {name: getattr(sampling, name) for name in ("temperature", "top_p", "seed", "max_tokens", "n")}
+        trace.sampling = {name: getattr(sampling, name) for name in _LOGGED}
         if sampling.max_tokens < 1:
             raise NoList("prompt_too_long")
         completion = await self._complete(request_id, prompt.token_ids, sampling, until)
@@ -83,14 +88,13 @@ class Generator:
             raise NoList("nothing_to_go_on")
         return policy
 
-    def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int) -> Sampling:
+    def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int, decoding: Decoding) -> Sampling:
         wanted = n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
         return Sampling(
             max_tokens=self._exact_tokens or min(wanted, self._context_tokens - prompt_tokens),
             exact_tokens=self._exact_tokens is not None,
-            temperature=self._temperature,
-            top_p=self._top_p,
             seed=random.getrandbits(31),
+            **asdict(decoding),
         )
 
     async def _complete(

@@ -19,7 +19,7 @@ async def starter_quality() -> dict[str, float]:
     engine = create_engine("auto", policy.directory, Settings())
     await engine.start()
     try:
-        found, written = await evaluate(engine, policy.tokenizer, unseen_queries())
+        found, written = await evaluate(engine, policy, unseen_queries())
     finally:
         await engine.close()
     for item in written[:40]:

@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,8 @@ def _recommend(text: str) -> bytes:
 
 def _completion(policy: Policy, text: str) -> bytes:
     prompt = get_task("suggest").render(PromptContext(n=3, query=text), policy.tokenizer, budget=320).text
-    body = {"model": "policy", "prompt": prompt, "max_tokens": _TOKENS, "ignore_eos": True, "temperature": 0.7}
-    return load.http_post("/v1/completions", body | {"top_p": 0.95, "seed": random.getrandbits(31)})
+    body = {"model": "policy", "prompt": prompt, "max_tokens": _TOKENS, "ignore_eos": True}
+    return load.http_post("/v1/completions", body | asdict(policy.decoding) | {"seed": random.getrandbits(31)})
 
 
 def clicks_postgres() -> dict[str, float]:

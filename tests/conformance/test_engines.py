@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,6 +94,17 @@ async def test_the_end_of_sequence_token_is_never_part_of_a_completion(subject: 
 
     assert all(tiny_models.EOS_ID not in completion.token_ids for completion in completions)
     assert any(completion.finish_reason == "stop" for completion in completions)
+
+
+async def test_a_presence_penalty_keeps_tokens_from_coming_again(subject: Subject) -> None:
+    if subject.engine.name == "scripted":
+        pytest.skip("The scripted engine has no distribution to take a penalty from.")
+    plain = Sampling(max_tokens=40, temperature=0.0, exact_tokens=True)
+
+    (free,) = await subject.engine.generate("free", subject.prompt, plain)
+    (kept,) = await subject.engine.generate("kept", subject.prompt, replace(plain, presence_penalty=2.0))
+
+    assert len(set(kept.token_ids)) > len(set(free.token_ids))
 
 
 async def test_a_stop_token_ends_a_completion_and_is_not_part_of_it(subject: Subject) -> None:

@@ -19,7 +19,7 @@ REQUEST = RecommendRequest(task=get_task("suggest"), n=3, deadline_s=1, query="b
 
 def generator(engine: SayingEngine, policy: Policy | None = None, **sizes: int) -> Generator:
     given = {"prompt_tokens": 320, "context_tokens": 512, **sizes}
-    return Generator(engine, lambda: policy or own_policy(), temperature=0.7, top_p=0.95, **given)
+    return Generator(engine, lambda: policy or own_policy(), decoding={}, **given)
 
 
 async def generate(
@@ -88,9 +88,7 @@ async def test_with_nothing_to_go_on_nothing_is_asked(nothing: dict[str, object]
 
 
 async def test_without_a_policy_there_is_no_list() -> None:
-    made = Generator(
-        SayingEngine(lambda _: "rice"), lambda: None, prompt_tokens=320, context_tokens=512, temperature=0, top_p=1
-    )
+    made = Generator(SayingEngine(lambda _: "rice"), lambda: None, prompt_tokens=320, context_tokens=512, decoding={})
 
     with pytest.raises(NoList, match="no_policy"):
         await generate(made)
@@ -135,6 +133,7 @@ async def test_how_a_list_was_made_is_traced() -> None:
     assert trace.sampling == {
         "temperature": 0.7,
         "top_p": 0.95,
+        "presence_penalty": 0.0,
         "seed": engine.samplings[0].seed,
         "max_tokens": 42,
         "n": 1,

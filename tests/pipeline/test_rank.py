@@ -213,7 +213,7 @@ def test_there_are_enough_payloads() -> None:
 async def test_an_obedient_model_leaks_nothing_of_a_prompt_injection(place: str) -> None:
     engine_says = {"text": ""}
     engine = SayingEngine(lambda _: engine_says["text"])
-    generator = Generator(engine, own_policy, prompt_tokens=320, context_tokens=512, temperature=0.7, top_p=0.95)
+    generator = Generator(engine, own_policy, prompt_tokens=320, context_tokens=512, decoding={})
 
     for payload in PAYLOADS:
         # The worst model: it repeats what it was told, as texts and as queries.

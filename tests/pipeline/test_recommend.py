@@ -58,7 +58,7 @@ class AwayWriter:
 def recommender(
     engine: AsyncEngine, writer: Any, model: SayingEngine, popular: PopularQueries | None = None
 ) -> Recommender:
-    generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, temperature=0.7, top_p=0.95)
+    generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, decoding={})
     return Recommender(generator, popular or popular_of(engine), Recorder(writer, SIGNER))
 
 
@@ -125,6 +125,7 @@ async def test_the_row_has_everything_that_learning_needs(engine: AsyncEngine, w
     assert row["sampling"] == {
         "temperature": 0.7,
         "top_p": 0.95,
+        "presence_penalty": 0.0,
         "seed": model.samplings[0].seed,
         "max_tokens": 42,
         "n": 1,

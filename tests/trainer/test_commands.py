@@ -7,9 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from service.contract.errors import ArtifactError
 from trainer.__main__ import app
-from trainer.starter import StarterConfig, make_starter
 
 
 @pytest.mark.parametrize("command", ["sft", "base", "starter", "evaluate"])
@@ -36,11 +34,3 @@ def test_sft_writes_nothing_but_json_to_stdout(tiny_policy, tmp_path):
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["directory"] == str(output)
-
-
-def test_a_finished_starter_policy_is_never_overwritten(tmp_path):
-    (tmp_path / "base").mkdir()
-    (tmp_path / "sft").mkdir()
-
-    with pytest.raises(ArtifactError, match="already"):
-        make_starter(StarterConfig(work=tmp_path / "work", destination=tmp_path))

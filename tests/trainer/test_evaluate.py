@@ -1,10 +1,12 @@
 """The figures of a policy, worked out by hand."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from service.contract.engine import Completion
+from service.contract.policy import Decoding, Policy
 from service.contract.types import PromptContext
 from trainer.catalogue.compose import Example
 from trainer.evaluate import Written, evaluate, score
@@ -51,11 +53,14 @@ def test_an_empty_completion_counts_against_the_policy():
 
 def test_the_engine_is_asked_as_serving_asks_it(tokenizer):
     engine = _Echo(tuple(tokenizer.encode_response("kyoto a<sep>kyoto b<sep>kyoto c")[:-1]))
+    decoding = Decoding(temperature=0.4, top_p=0.9, presence_penalty=1.5)
+    policy = Policy("p", Path(), tokenizer, ("en",), decoding=decoding)
 
-    quality, [written] = asyncio.run(evaluate(engine, tokenizer, [_suggest("kyoto")]))
+    quality, [written] = asyncio.run(evaluate(engine, policy, [_suggest("kyoto")]))
 
     [sampling] = engine.asked
-    assert (sampling.temperature, sampling.top_p, sampling.stop_token_ids) == (0.7, 0.95, tokenizer.eos_ids)
+    assert (sampling.temperature, sampling.top_p, sampling.presence_penalty) == (0.4, 0.9, 1.5)
+    assert sampling.stop_token_ids == tokenizer.eos_ids
     assert written.text == " kyoto a<sep> kyoto b<sep> kyoto c"
     assert quality.parse_ok_share == pytest.approx(1.0)
 
