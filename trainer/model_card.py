@@ -46,7 +46,8 @@ text of people and no other model's output was used. One entity in ten was held 
 
 {lists} `suggest` queries of 3 wanted each, whose entities no training example names: {held_out} held-out entities of the
 catalogue, {made_up} made-up names. Sampled as served (temperature {decoding.temperature},
-top_p {decoding.top_p}, presence penalty {decoding.presence_penalty}).
+top_p {decoding.top_p}, presence penalty {decoding.presence_penalty}, frequency penalty {decoding.frequency_penalty}),
+which was chosen on these same queries.
 
 | figure | value | bar |
 |---|---:|---:|

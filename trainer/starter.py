@@ -26,21 +26,22 @@ from trainer.real_data import read_real_examples
 from trainer.sft import SftConfig, sft
 from trainer.tokenizer import FORMAT, train_tokenizer
 
-DECODING = Decoding(temperature=0.5, presence_penalty=2.0)  # without the penalty one list in five repeats a query
+# Without the penalties one list in five repeats a query; with more, long lists lose their separators.
+DECODING = Decoding(temperature=0.5, presence_penalty=2.0, frequency_penalty=0.15)
 _HELD_OUT, _MADE_UP = 350, 150
 _PURPOSES = {
     "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
     "sft": "This is the fine-tuned policy, which nextquery serves until it has learned a better one from its own clicks.",
 }
-FAILURES = """- Rare and long names lose letters or words: `divorce lawyer cost` became "validce lawyer", `sourdough` became
-  "qidough". A longer base training mends this more than anything else.
-- The last words of a long query are taken for the entity: `best laptop for college students` leads to
-  "college students return policy".
-- Now and then a query is listed twice, or the list is shorter than asked for, so fewer reach the screen.
-- The kind of a bare name is guessed (`kyoto` -> "kyoto tutorial"), and a sense is repeated for an ambiguous word.
-- `clarify` asks about the wrong thing when it does not know the word (`tomatoes` -> "do you mean the computer
-  equipment?").
-- It knows how people go on asking, not facts: some queries make no sense for this one thing."""
+FAILURES = """- It knows how people go on asking, not facts, so some queries make no sense for this one thing: `toddler won't sleep`
+  leads to "toddler won't sleep and headache after running", `gluten free pancakes` to what lawyers charge.
+- The kind of a bare name is guessed: `kyoto` -> "kyoto lessons for kids". So is that of an unknown word in `clarify`:
+  `tomatoes` -> "best way to tomatoes".
+- A whole question is taken for the entity, and its words are said again: `cheap flights to lisbon` -> "how much does
+  cheap flights to lisbon cost".
+- About one listed query in eleven loses a word of a long or made-up name.
+- The penalties that keep queries apart cost long lists some of their separators: of lists of eight, about one in ten
+  comes back shorter than asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

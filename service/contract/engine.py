@@ -13,14 +13,16 @@ class Sampling:
     """How to decode. Every field is logged with the impression.
 
     `temperature` 0 is greedy. `presence_penalty` (-2..2) is taken from the logit of every token that the completion
-    has already. `stop_token_ids` end a completion besides the end-of-sequence token; the stop token
-    itself is not part of the completion. `exact_tokens` makes every completion `max_tokens` long (benchmarks).
+    has already, `frequency_penalty` (-2..2) as often as it has it. `stop_token_ids` end a completion besides the
+    end-of-sequence token; the stop token itself is not part of the completion. `exact_tokens` makes every completion
+    `max_tokens` long (benchmarks).
     """
 
     max_tokens: int
     temperature: float = 0.7
     top_p: float = 0.95
     presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     n: int = 1
     stop_token_ids: tuple[int, ...] = ()
@@ -41,7 +43,7 @@ class Completion:
     """One sample.
 
     `token_ids`: without the end-of-sequence or stop token. `token_logprobs`: their natural log-probabilities under
-    the raw distribution (before penalty, temperature and top_p), same length. `finish_reason`: "stop" or "length".
+    the raw distribution (before penalties, temperature and top_p), same length. `finish_reason`: "stop" or "length".
     """
 
     token_ids: tuple[int, ...]

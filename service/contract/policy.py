@@ -15,11 +15,12 @@ from service.contract.tokenizer import PromptTokenizer, TextFormat, chat_templat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How a policy writes best; settings can say otherwise. `presence_penalty` keeps a small model from repeating."""
+    """How a policy writes best; settings can say otherwise. The penalties keep a small model from repeating."""
 
     temperature: float = 0.7
     top_p: float = 0.95
     presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     presence_penalty: float | None = Field(
         None, ge=-2, le=2, description="Penalty on tokens that a list has already; empty means the policy's own."
     )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="The same for each time that it has them; empty means the policy's own."
+    )
 
     exact_tokens: int | None = Field(
         None, ge=1, description="Benchmarks only: every completion has exactly this many tokens."
@@ -112,8 +115,8 @@ class Settings(BaseSettings):
 
     def decoding(self) -> dict[str, float]:
         """What is said here about decoding; the rest is the policy's own."""
-        said = {"temperature": self.temperature, "top_p": self.top_p, "presence_penalty": self.presence_penalty}
-        return {name: value for name, value in said.items() if value is not None}
+        names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> Self:

@@ -149,7 +149,7 @@ class TransformersLocal:
                 attention_mask=mask,
                 generation_config=_decoding(sampling, jobs[0].room, stops),
                 stopping_criteria=StoppingCriteriaList([_leavers(rows_left)]),
-                logits_processor=LogitsProcessorList([_presence(sampling.presence_penalty, ids.shape[1])]),
+                logits_processor=LogitsProcessorList([_penalties(sampling, ids.shape[1])]),
             )
             tokens = out.sequences[:, ids.shape[1] :]
             raw = torch.stack(out.logits, dim=1).float().log_softmax(-1)
@@ -230,12 +230,18 @@ def _left_padded(prompts: list[list[int]], device: Any) -> tuple[Any, Any]:
     return ids, mask
 
 
-def _presence(penalty: float, prompt_width: int) -> Any:
-    """A logits processor that takes `penalty` from every token written so far; transformers has none."""
+def _penalties(sampling: Sampling, prompt_width: int) -> Any:
+    """A logits processor with the penalties that vLLM has and transformers has not."""
+    import torch
+
+    presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
 
     def lowered(input_ids: Any, scores: Any) -> Any:
+        if not (presence or frequency):
+            return scores
         written = input_ids[:, prompt_width:]
-        return scores.scatter(1, written, scores.gather(1, written) - penalty) if penalty else scores
+        counts = torch.zeros_like(scores).scatter_add_(1, written, torch.ones_like(written, dtype=scores.dtype))
+        return scores - presence * (counts > 0) - frequency * counts
 
     return lowered
 

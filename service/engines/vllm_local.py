@@ -230,6 +230,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, stops: frozenset[int])
         temperature=sampling.temperature,
         top_p=sampling.top_p if sampling.temperature else 1.0,
         presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
         seed=sampling.seed,
         stop_token_ids=list(stops),
         ignore_eos=True,  # the ends are among `stops`

@@ -20,7 +20,7 @@ from service.pipeline.request import RecommendRequest, Trace
 _LOG = logging.getLogger(__name__)
 _TOKENS_PER_QUERY = 14  # the 99th percentile of the starter policy's queries, separator included
 _TOKENS_PER_TEXT = 20
-_LOGGED = ("temperature", "top_p", "presence_penalty", "seed", "max_tokens", "n")
+_LOGGED = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "max_tokens", "n")
 
 
 class NoList(Exception):

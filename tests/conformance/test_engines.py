@@ -96,13 +96,14 @@ async def test_the_end_of_sequence_token_is_never_part_of_a_completion(subject: 
     assert any(completion.finish_reason == "stop" for completion in completions)
 
 
-async def test_a_presence_penalty_keeps_tokens_from_coming_again(subject: Subject) -> None:
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
+async def test_a_penalty_keeps_tokens_from_coming_again(subject: Subject, penalty: str) -> None:
     if subject.engine.name == "scripted":
         pytest.skip("The scripted engine has no distribution to take a penalty from.")
     plain = Sampling(max_tokens=40, temperature=0.0, exact_tokens=True)
 
-    (free,) = await subject.engine.generate("free", subject.prompt, plain)
-    (kept,) = await subject.engine.generate("kept", subject.prompt, replace(plain, presence_penalty=2.0))
+    (free,) = await subject.engine.generate(f"free-{penalty}", subject.prompt, plain)
+    (kept,) = await subject.engine.generate(f"kept-{penalty}", subject.prompt, replace(plain, **{penalty: 2.0}))
 
     assert len(set(kept.token_ids)) > len(set(free.token_ids))
 

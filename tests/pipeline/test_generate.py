@@ -134,6 +134,7 @@ async def test_how_a_list_was_made_is_traced() -> None:
         "temperature": 0.7,
         "top_p": 0.95,
         "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "seed": engine.samplings[0].seed,
         "max_tokens": 42,
         "n": 1,

@@ -126,6 +126,7 @@ async def test_the_row_has_everything_that_learning_needs(engine: AsyncEngine, w
         "temperature": 0.7,
         "top_p": 0.95,
         "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "seed": model.samplings[0].seed,
         "max_tokens": 42,
         "n": 1,
