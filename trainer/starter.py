@@ -33,8 +33,8 @@ _PURPOSES = {
     "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
     "sft": "This is the fine-tuned policy, which nextquery serves until it has learned a better one from its own clicks.",
 }
-FAILURES = """- It knows how people go on asking, not facts, so some queries make no sense for this one thing: `toddler won't sleep`
-  leads to "toddler won't sleep and headache after running", `gluten free pancakes` to what lawyers charge.
+FAILURES = """- It knows how people go on asking, not facts, so some queries make no sense for this one thing: `toddler won't
+  sleep` leads to "toddler won't sleep and headache after running", `gluten free pancakes` to what lawyers charge.
 - The kind of a bare name is guessed: `kyoto` -> "kyoto lessons for kids". So is that of an unknown word in `clarify`:
   `tomatoes` -> "best way to tomatoes".
 - A whole question is taken for the entity, and its words are said again: `cheap flights to lisbon` -> "how much does
