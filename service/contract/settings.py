@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     )
     engine_queue: int = Field(256, ge=1, description="Requests in the engine at once; more get the next rung.")
     engine_context_tokens: int = Field(512, ge=64, description="Tokens of prompt and completion together.")
+    engine_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of the engine; auto is bfloat16 where the machine computes in it."
+    )
     prompt_tokens: int = Field(320, ge=32, description="Token budget of a prompt.")
     vllm_gpu_memory_share: float = Field(0.5, gt=0, lt=1, description="Share of GPU memory that vLLM may take.")
     vllm_cpu_kv_cache_gib: int = Field(1, ge=1, description="Memory for vLLM's KV cache on a CPU.")

@@ -61,7 +61,7 @@ class TransformersLocal:
     async def start(self) -> None:
         self._refuse_when_closed()
         try:
-            self._model = await self._in_thread(_load, self._directory)
+            self._model = await self._in_thread(_load, self._directory, self._settings)
         except Exception as error:
             raise EngineUnavailable(
                 f"transformers could not load {self._directory} ({type(error).__name__}: {error}). Run "
@@ -194,13 +194,13 @@ def create(directory: Path, settings: Settings) -> TransformersLocal:
     return TransformersLocal(directory, settings, read_limits(directory, settings.engine_context_tokens))
 
 
-def _load(directory: Path) -> Any:
+def _load(directory: Path, settings: Settings) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     on_mps = torch.backends.mps.is_available()
     device = "cuda" if torch.cuda.is_available() else "mps" if on_mps else "cpu"
-    dtype = torch.float32 if device == "cpu" else "auto"
+    dtype = "float32" if settings.engine_dtype == "auto" and device == "cpu" else settings.engine_dtype
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
     model.generation_config = GenerationConfig()  # the request says how to decode, not the model's file
     return model

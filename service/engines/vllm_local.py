@@ -21,7 +21,7 @@ from service.engines.limits import ModelLimits, completion, read_limits
 from service.engines.vllm_process import (
     EngineProcesses,
     borrowed,
-    computes_in_bfloat16,
+    dtype,
     environment,
     warm_fork_server,
 )
@@ -203,6 +203,7 @@ def _build(directory: Path, settings: Settings, limits: ModelLimits, release: th
         max_lora_rank=settings.lora_max_rank,
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        dtype=dtype(settings),
         **(_on_cpu() if device_kind() == "cpu" else {"gpu_memory_utilization": settings.vllm_gpu_memory_share}),
     )
     if device_kind() == "cpu":
@@ -212,10 +213,14 @@ def _build(directory: Path, settings: Settings, limits: ModelLimits, release: th
 
 
 def _on_cpu() -> dict[str, Any]:
-    """On a CPU the worker runs inside the core's process: as fast as vLLM's two processes, half the start-up time."""
+    """On a CPU the worker runs inside the core's process: as fast as vLLM's two processes, half the start-up time.
+
+    A prompt is never split over two steps: vLLM then rewinds the generator of a seeded request, which torch's CPU
+    generator cannot do, and the engine dies of it.
+    """
     return {
+        "enable_chunked_prefill": False,
         "enforce_eager": True,
-        "dtype": "bfloat16" if computes_in_bfloat16() else "float32",
         "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
     }
 

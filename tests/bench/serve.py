@@ -24,6 +24,7 @@ from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER, Settings
 from service.contract.tasks import get_task
 from service.contract.types import PromptContext
+from service.engines.vllm_process import dtype
 from tests.bench import load, servers
 from tests.bench.report import Bar, Cell, main
 from tests.postgres import fresh_database
@@ -92,7 +93,7 @@ def _vllm_arguments() -> list[str]:
     settings = Settings()
     lora = ["--max-loras", str(settings.lora_max_adapters), "--max-lora-rank", str(settings.lora_max_rank)]
     context = ["--max-model-len", str(settings.engine_context_tokens)]
-    return ["--enforce-eager", "--dtype", "float32", *context, "--enable-lora", *lora]
+    return ["--enforce-eager", "--dtype", dtype(settings), *context, "--enable-lora", *lora]
 
 
 def _must_be_generated(side: str, found: load.Result) -> None:

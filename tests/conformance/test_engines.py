@@ -71,7 +71,7 @@ async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 def _factory(name: str, model: Path) -> Callable[[], Engine]:
-    settings = Settings(engine_context_tokens=CONTEXT, prompt_tokens=64, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(engine_context_tokens=CONTEXT, prompt_tokens=64, engine_dtype="float32", _env_file=None)  # type: ignore[call-arg]
     if name == "scripted":
         return lambda: Scripted([10, 11, 12, 13, tiny_models.SEP_ID, 14, 15, 16], read_limits(model, CONTEXT))
     return lambda: create_engine(name, model, settings)
@@ -136,6 +136,17 @@ async def test_a_seed_makes_sampling_reproducible(subject: Subject) -> None:
     second = await subject.engine.generate("seed-2", subject.prompt, seeded)
 
     assert [c.token_ids for c in first] == [c.token_ids for c in second]
+
+
+async def test_a_burst_of_long_seeded_prompts_is_served(subject: Subject) -> None:
+    sampling = Sampling(max_tokens=4, temperature=1.0, exact_tokens=True, seed=7)
+    prompts = [[5 + k, *[9] * (CONTEXT - 8)] for k in range(48)]  # more tokens than vLLM takes in one step
+
+    completions = await asyncio.gather(
+        *(subject.engine.generate(f"burst-{k}", prompt, sampling) for k, prompt in enumerate(prompts))
+    )
+
+    assert {len(completion.token_ids) for (completion,) in completions} == {4}
 
 
 async def test_exact_tokens_are_exact(subject: Subject) -> None:
