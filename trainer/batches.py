@@ -11,11 +11,12 @@ from typing import Any
 
 from service.contract.tokenizer import PromptTokenizer
 from trainer.catalogue.catalogue import load_catalogue
-from trainer.catalogue.compose import Example, compose
-from trainer.encoding import Encoded, encode
+from trainer.catalogue.compose import Example, compose, queries_in_a_row
+from trainer.encoding import Encoded, encode, encode_in_a_row
 
 REAL_ONE_IN = 40  # 2.5 % real queries at most: they are few and would be learnt by heart
 _POOL = 2048  # examples sorted by length together
+_IN_A_ROW = 1024  # plain rows of queries beside them: a fifth of all tokens
 _MAX_TOKENS = 320  # of a training row; one in two thousand is longer and left out
 
 
@@ -34,9 +35,13 @@ def batches(
     catalogue = load_catalogue()
     for pool in count(start[0]):
         rng = Random(pool)
-        examples = list(islice(compose(catalogue, seed * 1_000_003 + pool), _POOL))
+        its_seed = seed * 1_000_003 + pool
+        examples = list(islice(compose(catalogue, its_seed), _POOL))
         examples[::REAL_ONE_IN] = rng.choices(real, k=len(examples[::REAL_ONE_IN])) if real else examples[::REAL_ONE_IN]
-        rows = sorted((encode(example, tokenizer) for example in examples), key=len)
+        plain = islice(queries_in_a_row(catalogue, its_seed), _IN_A_ROW)
+        rows = [encode(example, tokenizer) for example in examples]
+        rows += [encode_in_a_row(queries, tokenizer) for queries in plain]
+        rows.sort(key=len)
         groups = _grouped([row for row in rows if len(row) <= _MAX_TOKENS], tokens)
         rng.shuffle(groups)
         for number, group in enumerate(groups):

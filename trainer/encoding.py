@@ -3,6 +3,7 @@
 It knows nothing about models; every training method takes its ids from here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.contract.tasks import get_task
@@ -21,6 +22,12 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
+
+
+def encode_in_a_row(queries: Sequence[str], tokenizer: PromptTokenizer) -> Encoded:
+    """The ids of queries after each other, without a prompt: plain language of queries."""
+    text = tokenizer.format.separator.join(queries)
+    return Encoded(tuple(tokenizer.start_ids), tuple(tokenizer.encode_response(text)))
 
 
 def encode(example: Example, tokenizer: PromptTokenizer, *, budget: int = PROMPT_BUDGET) -> Encoded:

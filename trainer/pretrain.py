@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.tokenizer import PromptTokenizer
+from service.engines import computes_in_bfloat16
 from trainer.batches import batches, padded
 from trainer.catalogue.compose import Example
 from trainer.progress import reporter
@@ -70,7 +71,8 @@ def pretrain(
     optimizers = _optimizers(model, config)
     state = _load_state(work, model, optimizers, device)
     step_loss = torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
-    precision = torch.autocast("cuda", torch.bfloat16) if "cuda" in device else nullcontext()
+    in_bfloat16 = "cuda" in device or computes_in_bfloat16()
+    precision = torch.autocast(torch.device(device).type, torch.bfloat16) if in_bfloat16 else nullcontext()
     report, saved_at = reporter(work / "metrics.jsonl", quiet=quiet or rank > 0), time.monotonic()
 
     stream = batches(tokenizer, seed=config.seed, tokens=config.tokens_per_step, start=state["position"], real=real)

@@ -10,12 +10,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
-from pathlib import Path
 
 import psutil
 
 from service.contract.settings import Settings
-from service.engines import device_kind
+from service.engines import computes_in_bfloat16, device_kind
 
 _ENDED_POLITELY_S = 2.0
 _KEPT = "VLLM_"  # vLLM reads these again later; all others are put back after the start
@@ -87,14 +86,7 @@ def dtype(settings: Settings) -> str:
     """The precision for vLLM, whose own `auto` takes the checkpoint's, also where the CPU only emulates it."""
     if settings.engine_dtype != "auto" or device_kind() != "cpu":
         return settings.engine_dtype
-    return "bfloat16" if _computes_in_bfloat16() else "float32"
-
-
-def _computes_in_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16. Emulated on AVX2 it measured 1.5 to 4 times slower than float32."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return any(flag in text for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+    return "bfloat16" if computes_in_bfloat16() else "float32"
 
 
 def environment(settings: Settings) -> dict[str, str]:

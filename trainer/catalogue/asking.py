@@ -45,12 +45,12 @@ def follow_ups(kind: Kind, facet: Facet, entity: str, n: int, asked: set[str], r
 def question(kind: Kind, entity: str, rng: Random) -> tuple[Facet, str]:
     """What is asked, and in which words: a facet, the bare entity, or a comparison."""
     form = rng.random()
-    if form < 0.12:
+    if form < 0.18:
         return rng.choice(kind.facets[:4]), bare(kind, entity, rng)
-    if form < 0.17:
+    if form < 0.23:
         return rng.choice(kind.facets), compare(kind, entity, rng)
     facet = rng.choice(kind.facets)
-    if form < 0.23:
+    if form < 0.29:
         return facet, f"{entity} {facet.label}"
     return facet, ask(facet, entity, rng)
 

@@ -5,6 +5,7 @@ It knows nothing about tokens or models. What a task's example is made of stands
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 
 from service.contract.query_text import match_key
@@ -55,11 +56,25 @@ def pick_kind(catalogue: Catalogue, rng: Random) -> Kind:
     return rng.choice([kind for kind in catalogue.kinds if kind.generic == generic])
 
 
-def pick_entity(catalogue: Catalogue, kind: Kind, rng: Random) -> str:
-    """A training entity of the kind, or a made-up one."""
-    if rng.random() < _MADE_UP:
+def pick_entity(catalogue: Catalogue, kind: Kind, rng: Random, *, made_up: float = _MADE_UP) -> str:
+    """A training entity of the kind, or, in a share `made_up`, one that nobody has heard of."""
+    if rng.random() < made_up:
         return unseen_name(catalogue, kind, rng)
     return rng.choice(kind.training)
+
+
+def queries_in_a_row(catalogue: Catalogue, seed: int) -> Iterator[tuple[str, ...]]:
+    """What people typed one after the other about one thing, without end: two to five queries, and no prompt.
+
+    The cheapest way to learn what is a city and what is a dish: three times as many names as in as many tokens of
+    `compose`.
+    """
+    for number in count():
+        rng = Random(f"{seed}:in a row:{number}")
+        kind = pick_kind(catalogue, rng)
+        entity = pick_entity(catalogue, kind, rng, made_up=_MADE_UP / 2)
+        facet, query = question(kind, entity, rng)
+        yield query, *follow_ups(kind, facet, entity, rng.randint(1, 4), {match_key(query)}, rng)
 
 
 def suggest(catalogue: Catalogue, rng: Random) -> Example:
