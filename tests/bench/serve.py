@@ -81,11 +81,13 @@ async def _compare(policy: Policy, our_port: int, their_port: int) -> dict[str, 
             if concurrency == 32:
                 medians[side].append(found.quantile_ms(0.5))
             print(f"  c{concurrency} {side}: {found.per_s:.1f}/s p50 {found.quantile_ms(0.5):.0f} ms", file=sys.stderr)
-    figures = {
-        f"requests_per_s_ratio_c{c}": statistics.median(rates[c, "ours"]) / statistics.median(rates[c, "theirs"])
-        for c in (32, 8, 1)
-    }
-    return figures | {"p50_ratio_c32": statistics.median(medians["ours"]) / statistics.median(medians["theirs"])}
+    figures = {f"requests_per_s_ratio_c{c}": _paired(rates[c, "ours"], rates[c, "theirs"]) for c in (32, 8, 1)}
+    return figures | {"p50_ratio_c32": _paired(medians["ours"], medians["theirs"])}
+
+
+def _paired(ours: list[float], theirs: list[float]) -> float:
+    """The median over the rounds of ours / theirs: both sides of a round ran in a row, on the machine as it then was."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def _vllm_arguments() -> list[str]:

@@ -10,7 +10,7 @@ from service.contract.query_text import match_key
 from service.contract.tasks import all_tasks
 from trainer.catalogue.asking import ask
 from trainer.catalogue.catalogue import load_catalogue, reserved, word_runs
-from trainer.catalogue.compose import TASK_SHARES, compose
+from trainer.catalogue.compose import TASK_SHARES, compose, queries_in_a_row
 from trainer.catalogue.names import unseen_name
 from trainer.catalogue.typing_noise import as_typed
 from trainer.evaluate import unseen_queries
@@ -63,6 +63,8 @@ def test_no_held_out_entity_occurs_in_a_training_example():
         texts = [context.query or "", *context.session, *(event.text for event in context.history), *example.queries]
         for text in [*texts, *context.co_queries, context.answer or ""]:
             assert not held_out.intersection(word_runs(text)), (text, example.entity)
+    for queries in islice(queries_in_a_row(CATALOGUE, seed=4), 2_000):
+        assert not held_out.intersection(run for query in queries for run in word_runs(query)), queries
 
 
 def test_names_for_evaluation_and_for_training_are_never_the_same():
@@ -112,6 +114,14 @@ def test_suggested_queries_are_as_many_as_asked_for_and_not_asked_before():
     for example in suggests:
         assert len(example.queries) == example.context.n
         assert not set(example.queries) & {example.context.query, *example.context.session}
+
+
+def test_queries_in_a_row_are_distinct_and_the_same_for_the_same_seed():
+    rows = list(islice(queries_in_a_row(CATALOGUE, seed=4), 200))
+
+    assert rows == list(islice(queries_in_a_row(CATALOGUE, seed=4), 200))
+    for queries in rows:
+        assert 2 <= len(queries) == len({match_key(query) for query in queries}) <= 5
 
 
 def test_nearly_every_suggested_query_names_its_entity():

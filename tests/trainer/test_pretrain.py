@@ -33,6 +33,15 @@ def test_a_batch_holds_at_most_its_tokens_when_padded(tokenizer):
         assert len(rows) * max(map(len, rows)) <= 512 or len(rows) == 1
 
 
+def test_some_rows_have_no_prompt_but_its_start(tokenizer):
+    rows = [row for _, group in islice(batches(tokenizer, seed=1, tokens=2048), 60) for row in group]
+
+    plain = [row for row in rows if row.prompt == tuple(tokenizer.start_ids)]
+
+    assert 0.1 < sum(map(len, plain)) / sum(map(len, rows)) < 0.3
+    assert all(row.response[-1] in tokenizer.eos_ids for row in plain)
+
+
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(tokenizer, tmp_path):
     config = replace(TINY, total_tokens=3_000)
 
