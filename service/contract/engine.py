@@ -70,7 +70,8 @@ class Engine(Protocol):
 
         Raises:
             EngineUnavailable: The engine is not started, or died.
-            EngineError: The prompt cannot be taken (empty, longer than the model's context).
+            EngineError: The prompt cannot be taken (empty, longer than the model's context), or the sampling (out of
+                bounds, several samples of a greedy completion).
         """
 
     async def check(self) -> None:

@@ -4,6 +4,7 @@ It knows nothing about how tokens are generated; every engine asks it the same q
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ class ModelLimits:
         """Tokens that a completion of this prompt may have, at least 1 and at most `sampling.max_tokens`.
 
         Raises:
-            EngineError: The prompt is empty, too long, or has a token that the model does not know.
+            EngineError: The prompt is empty, too long, or has a token that the model does not know; or nobody can
+                sample in this way.
         """
+        _refuse_senseless(sampling)
         prompt_tokens = len(prompt_token_ids)
         left = self.context_tokens - prompt_tokens
         if not prompt_tokens:
@@ -66,6 +69,21 @@ def read_limits(directory: Path, context_tokens: int) -> ModelLimits:
         vocabulary=int(config["vocab_size"]),
         end_ids=frozenset(_end_ids(directory, config)),
     )
+
+
+def _refuse_senseless(sampling: Sampling) -> None:
+    """One check for all engines, each of which would fail in its own words, or not at all."""
+    if sampling.n < 1 or sampling.max_tokens < 1:
+        raise EngineError(f"n is {sampling.n} and max_tokens {sampling.max_tokens}. Both must be at least 1.")
+    if not 0 <= sampling.temperature < math.inf or not 0 < sampling.top_p <= 1:
+        raise EngineError(
+            f"temperature is {sampling.temperature} and top_p {sampling.top_p}. Send a temperature of at least 0 and a "
+            "top_p above 0 and at most 1."
+        )
+    if not (abs(sampling.presence_penalty) <= 2 and abs(sampling.frequency_penalty) <= 2):
+        raise EngineError("A penalty is out of bounds. Send presence_penalty and frequency_penalty between -2 and 2.")
+    if sampling.n > 1 and not sampling.temperature:
+        raise EngineError("All samples of a greedy completion are the same. Send n=1, or a temperature above 0.")
 
 
 def completion(token_ids: Sequence[int], logprobs: Sequence[float], stop_ids: Iterable[int]) -> Completion:

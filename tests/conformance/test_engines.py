@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -167,6 +168,28 @@ async def test_a_prompt_that_cannot_be_taken_is_an_engine_error(subject: Subject
 
     assert not isinstance(caught.value, EngineUnavailable)
     await subject.engine.check()
+
+
+@pytest.mark.parametrize(
+    "senseless",
+    [
+        {"n": 0},
+        {"n": 2, "temperature": 0.0},
+        {"max_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"presence_penalty": 3.0},
+        {"frequency_penalty": float("nan")},
+    ],
+    ids=str,
+)
+async def test_sampling_that_makes_no_sense_is_an_engine_error(subject: Subject, senseless: dict[str, Any]) -> None:
+    with pytest.raises(EngineError) as caught:
+        await subject.engine.generate("senseless", subject.prompt, replace(EXACT, **senseless))
+
+    assert not isinstance(caught.value, EngineUnavailable)
 
 
 async def test_a_completion_never_leaves_the_context(subject: Subject) -> None:
