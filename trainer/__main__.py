@@ -122,14 +122,14 @@ def evaluate_policy(
     engine: Annotated[str, typer.Option(help="auto, vllm_local or transformers_local.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure a policy on 500 queries whose entities training never saw."""
+    """Measure a policy on 500 queries whose entities training never saw, and on 300 names that it knows."""
     import asyncio
 
     from service.contract.policy import load_policy
     from trainer.starter import measure
 
-    quality, _ = asyncio.run(measure(load_policy(policy), engine))
-    _say(asdict(quality), as_json)
+    quality, on_kind, _ = asyncio.run(measure(load_policy(policy), engine))
+    _say({**asdict(quality), "on_kind_share": on_kind}, as_json)
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:

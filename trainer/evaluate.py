@@ -99,6 +99,36 @@ def unseen_queries(*, held_out: int = 350, made_up: int = 150, seed: int = 0) ->
     return [_unseen_query(catalogue, kind, entity, rng) for kind, entity in chosen]
 
 
+def known_names(count: int = 300, *, seed: int = 0) -> list[Example]:
+    """`suggest` queries, three wanted each, that are nothing but a name that training knows."""
+    catalogue, rng = load_catalogue(), Random(f"known:{seed}")
+    kinds = [kind for kind in catalogue.kinds if not kind.generic]
+    chosen = [(kind, rng.choice(kind.training)) for kind in rng.choices(kinds, k=count)]
+    return [
+        Example(task="suggest", context=PromptContext(n=3, query=name), entity=name, kind=kind.name)
+        for kind, name in chosen
+    ]
+
+
+def on_kind_share(written: Sequence[Written], separator: str) -> float:
+    """Share of the listed queries that make sense for their thing: a city has hotels, a soup has none.
+
+    A query counts when the catalogue has it for a kind that knows the name, or when it compares two things.
+    """
+    listed, fitting = 0, 0
+    for item in written:
+        entity = item.example.entity
+        kinds = [kind for kind in load_catalogue().kinds if entity in kind.names]
+        asks = [text for kind in kinds for facet in kind.facets for text in (*facet.asks, f"{{e}} {facet.label}")]
+        known = {match_key(text.replace("{e}", entity)) for text in asks}
+        compared = [text.partition("{e}") for kind in kinds for text in kind.compare]
+        begins = tuple(f"{before}{entity}{after.split('{f}')[0]}" for before, _, after in compared)
+        for query in _listed(item.text, separator)[: item.example.context.n]:
+            listed += 1
+            fitting += match_key(query) in known or match_key(query).startswith(begins)
+    return fitting / max(1, listed)
+
+
 def _unseen_query(catalogue: Catalogue, kind: str, entity: str, rng: Random) -> Example:
     facet = rng.choice(catalogue.kind[kind].facets)
     answer = facet.answer.replace("{e}", entity).lower() if rng.random() < 0.25 else None

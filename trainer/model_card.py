@@ -47,13 +47,14 @@ text of people and no other model's output was used. One entity in ten was held 
 {lists} `suggest` queries of 3 wanted each, whose entities no training example names: {held_out} held-out entities of the
 catalogue, {made_up} made-up names. Sampled as served (temperature {decoding.temperature},
 top_p {decoding.top_p}, presence penalty {decoding.presence_penalty}, frequency penalty {decoding.frequency_penalty}),
-which was chosen on these same queries.
+which was chosen on other queries of this kind.
 
 | figure | value | bar |
 |---|---:|---:|
 | `parse_ok_share`: finished, parsed, all queries there | {parse_ok:.3f} | 0.99 |
 | `on_entity_share`: listed queries with every word of the entity | {on_entity:.3f} | 0.90 |
 | `distinct_share`: listed queries not repeated in their list | {distinct:.3f} | 0.97 |
+| `on_kind_share`: 300 names that training knows, asked without a wish: listed queries that fit such a thing | {on_kind:.3f} | |
 
 The entities are new, but the phrasing of these queries is the catalogue's; freely worded queries do worse.
 
@@ -90,8 +91,8 @@ def probe_examples() -> list[Example]:
 
 
 def model_card(
-    *, name: str, purpose: str, training: str, config: Any, quality: Quality, counts: tuple[int, int], decoding: Decoding,
-    samples: Sequence[Written], separator: str, failures: str,
+    *, name: str, purpose: str, training: str, config: Any, quality: Quality, on_kind: float,
+    counts: tuple[int, int], decoding: Decoding, samples: Sequence[Written], separator: str, failures: str,
 ) -> str:  # fmt: skip
     """The card as Markdown. `counts`: held-out and made-up entities asked about; `config`: the model's own."""
     return _CARD.format(
@@ -106,6 +107,7 @@ def model_card(
         made_up=counts[1],
         decoding=decoding,
         parse_ok=quality.parse_ok_share,
+        on_kind=on_kind,
         on_entity=quality.on_entity_share,
         distinct=quality.distinct_share,
         samples="\n".join(_sample(item, separator) for item in samples),

@@ -18,7 +18,7 @@ from service.contract.policy import Decoding, Policy, load_policy
 from service.contract.settings import Settings
 from service.contract.tokenizer import PromptTokenizer
 from service.engines import create_engine
-from trainer.evaluate import Quality, Written, evaluate, unseen_queries
+from trainer.evaluate import Quality, Written, evaluate, known_names, on_kind_share, unseen_queries
 from trainer.export import export_policy, publish_with_card
 from trainer.model_card import model_card, probe_examples
 from trainer.pretrain import PretrainConfig, describe, pretrain
@@ -137,7 +137,7 @@ def _rename_unless_there(draft: Path, directory: Path) -> None:
 
 def _publish(config: StarterConfig, name: str) -> Quality:
     policy = load_policy(config.work / f"{name}-policy")
-    quality, samples = asyncio.run(measure(policy, config.engine))
+    quality, on_kind, samples = asyncio.run(measure(policy, config.engine))
     (config.work / f"{name}-quality.json").write_text(json.dumps(asdict(quality)) + "\n")
     card = model_card(
         name=name,
@@ -145,6 +145,7 @@ def _publish(config: StarterConfig, name: str) -> Quality:
         training=_training_text(config, name),
         config=_model_config(policy.directory),
         quality=quality,
+        on_kind=on_kind,
         counts=(_HELD_OUT, _MADE_UP),
         decoding=policy.decoding,
         samples=samples,
@@ -155,17 +156,18 @@ def _publish(config: StarterConfig, name: str) -> Quality:
     return quality
 
 
-async def measure(policy: Policy, engine_name: str) -> tuple[Quality, list[Written]]:
-    """The figures of a policy on unseen entities, and what it writes for the probes."""
+async def measure(policy: Policy, engine_name: str) -> tuple[Quality, float, list[Written]]:
+    """The figures of a policy on unseen entities, its `on_kind_share`, and what it writes for the probes."""
     engine = create_engine(engine_name, policy.directory, Settings())
     await engine.start()
     try:
         queries = unseen_queries(held_out=_HELD_OUT, made_up=_MADE_UP)
         quality, _ = await evaluate(engine, policy, queries)
+        _, named = await evaluate(engine, policy, known_names())
         _, samples = await evaluate(engine, policy, probe_examples())
     finally:
         await engine.close()
-    return quality, samples
+    return quality, on_kind_share(named, policy.tokenizer.format.separator), samples
 
 
 def _training_text(config: StarterConfig, name: str) -> str:

@@ -8,8 +8,9 @@ import pytest
 from service.contract.engine import Completion
 from service.contract.policy import Decoding, Policy
 from service.contract.types import PromptContext
+from trainer.catalogue.catalogue import load_catalogue
 from trainer.catalogue.compose import Example
-from trainer.evaluate import Written, evaluate, score
+from trainer.evaluate import Written, evaluate, known_names, on_kind_share, score
 
 
 def _suggest(entity: str, n: int = 3) -> Example:
@@ -33,6 +34,29 @@ def test_the_shares_are_counted_over_lists_and_over_queries():
     assert quality.parse_ok_share == 1 / 4
     assert quality.on_entity_share == (3 + 1 + 3 + 2) / (3 + 3 + 3 + 2)
     assert quality.distinct_share == (3 + 2 + 3 + 2) / (3 + 3 + 3 + 2)
+
+
+def test_a_query_fits_when_the_catalogue_has_it_for_a_kind_of_that_name():
+    example = Example(task="suggest", context=PromptContext(n=3, query="kyoto"), entity="kyoto")
+    texts = [
+        " what to eat in kyoto?<sep> Kyoto vs osaka<sep> how to calm skin after kyoto",
+        " kyoto getting around<sep> where to stay in paris",
+        "",
+    ]
+
+    share = on_kind_share([Written(example, text, finished=True) for text in texts], "<sep>")
+
+    assert share == 3 / 5
+
+
+def test_known_names_are_names_of_training_and_nothing_else():
+    trained = {entity.name for entity in load_catalogue().entities if not entity.held_out}
+
+    examples = known_names(50)
+
+    assert len(examples) == 50
+    assert all(example.entity in trained and example.context.query == example.entity for example in examples)
+    assert examples == known_names(50)
 
 
 def test_a_missing_auxiliary_text_is_no_parsed_list():
