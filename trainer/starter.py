@@ -27,19 +27,20 @@ from trainer.sft import SftConfig, sft
 from trainer.tokenizer import FORMAT, train_tokenizer
 
 # Without the penalties one list in five repeats a query; with more, long lists lose their separators.
-DECODING = Decoding(temperature=0.5, presence_penalty=2.0, frequency_penalty=0.15)
+DECODING = Decoding(temperature=0.3, presence_penalty=2.0, frequency_penalty=0.15)
 _HELD_OUT, _MADE_UP = 350, 150
 _PURPOSES = {
     "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
     "sft": "This is the fine-tuned policy, which nextquery serves until it has learned a better one from its own clicks.",
 }
-FAILURES = """- It knows how people go on asking, not facts, so some queries make no sense for this one thing: `toddler won't
-  sleep` leads to "toddler won't sleep and headache after running", `gluten free pancakes` to what lawyers charge.
-- The kind of a bare name is guessed: `kyoto` -> "kyoto lessons for kids". So is that of an unknown word in `clarify`:
-  `tomatoes` -> "best way to tomatoes".
-- A whole question is taken for the entity, and its words are said again: `cheap flights to lisbon` -> "how much does
-  cheap flights to lisbon cost".
-- About one listed query in eleven loses a word of a long or made-up name.
+FAILURES = """- It has too few parameters to know what every name is. Asked for a bare name it knows, every second listed query
+  fits; the others belong to another kind of thing: `kyoto` -> "what spices go with kyoto", `harry potter` -> "how to
+  make harry potter without animal products". A word of intent beside the name helps most.
+- It knows how people go on asking, not facts: `python list comprehension` -> "is the python list comprehension ticket
+  worth it", `gluten free pancakes` -> a comparison with Mandela.
+- A whole question is taken for the entity, and its words are said again: `cheap flights to lisbon` -> "best rated
+  cheap flights to lisbon".
+- About one listed query in ten loses a word of a long or made-up name.
 - The penalties that keep queries apart cost long lists some of their separators: of lists of eight, about one in ten
   comes back shorter than asked for."""
 
@@ -57,7 +58,7 @@ class StarterConfig:
     engine: str = "auto"
     processes: int = 1
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=3e-5))  # more makes it forget names
+    sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=1e-5))  # more makes it forget names
     real_data: Path | None = None
 
 

@@ -90,6 +90,7 @@ class VllmLocal:
         llm, self._llm = self._llm, None
         if llm is not None:
             _fail_in_flight(llm)
+            llm.output_handler.cancel()  # else it reports the core's end as a crash
         self._release.set()
         await self._processes.end()
         if self._owner is not None:
