@@ -172,6 +172,16 @@ async def test_suggest_shows_a_conversation_with_three_follow_ups(page: Page) ->
     await expect(page.locator("#task-suggest .list button")).to_have_text(_LISTS["suggest"])
 
 
+async def test_the_answer_of_an_example_goes_when_another_question_is_typed(page: Page) -> None:
+    await page.fill("#task-suggest [name=query]", "tesla model 3")
+    typed = await page.input_value("#task-suggest [name=answer]")
+    await page.fill("#task-suggest [name=answer]", "an answer of my own")
+    await page.fill("#task-suggest [name=query]", "tesla model 3 range")
+
+    assert typed == ""
+    assert await page.input_value("#task-suggest [name=answer]") == "an answer of my own"
+
+
 async def test_snippets_show_their_guiding_sentence_and_the_full_request(page: Page) -> None:
     await _ask(page, "snippets")
     await page.hover("#task-snippets .list li:nth-child(5) button")

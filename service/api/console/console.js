@@ -338,6 +338,10 @@ function prepare(task) {
 }
 
 Object.keys(TASKS).forEach(prepare);
+fieldsOf("suggest").query.oninput = () => { // an example's answer answers no other question
+  const { answer } = fieldsOf("suggest");
+  if (EXAMPLES.suggest.some((example) => example.answer === answer.value)) answer.value = "";
+};
 find("#add-row").onclick = () => { const row = historyRow(); find("#history").append(row); find("input", row).focus(); };
 find("#restart").onclick = restart;
 find("#search").onsubmit = (event) => { event.preventDefault(); showError("hint", "Get a hint first: what happens in the box belongs to a list."); };
