@@ -88,11 +88,13 @@ class VllmLocal:
     async def close(self) -> None:
         self._closed = True
         llm, self._llm = self._llm, None
-        if llm is not None:
-            _fail_in_flight(llm)
-            llm.output_handler.cancel()  # else it reports the core's end as a crash
         self._release.set()
-        await self._processes.end()
+        try:
+            if llm is not None:
+                _fail_in_flight(llm)
+                llm.output_handler.cancel()  # else it reports the core's end as a crash
+        finally:
+            await self._processes.end()
         if self._owner is not None:
             await asyncio.to_thread(self._owner.join, 1.0)
         await self._processes.end()  # those that a start, interrupted just now, still made

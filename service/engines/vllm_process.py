@@ -17,6 +17,7 @@ from service.contract.settings import Settings
 from service.engines import computes_in_bfloat16, device_kind
 
 _ENDED_POLITELY_S = 2.0
+_KILLED_S = 2.0
 _KEPT = "VLLM_"  # vLLM reads these again later; all others are put back after the start
 
 
@@ -43,13 +44,16 @@ class EngineProcesses:
         return [process for process in self._known.values() if _is_alive(process)]
 
     async def end(self, politely_s: float = _ENDED_POLITELY_S) -> None:
-        """Wait a little for them to go, then kill what is left; a stopped process is killed too."""
+        """Wait a little for them to go, then kill what is left until it is gone; a stopped process is killed too."""
         deadline = time.monotonic() + politely_s
         while self.alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        for process in self.alive():
-            with suppress(psutil.Error):
-                process.kill()
+        deadline = time.monotonic() + _KILLED_S
+        while (left := self.alive()) and time.monotonic() < deadline:
+            for process in left:
+                with suppress(psutil.Error):
+                    process.kill()
+            await asyncio.sleep(0.05)
 
     def _remember(self, pid: int) -> None:
         with suppress(psutil.Error):

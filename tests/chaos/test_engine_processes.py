@@ -131,7 +131,9 @@ async def test_a_frozen_engine_is_noticed_in_traffic_killed_and_replaced(supervi
     assert noticed_s < NOTICED_S
     assert back_s < BACK_S
     assert frozen
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in frozen)
+    alive = [process for process in frozen if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    left = [(process.status(), process.cmdline()) for process in alive]
+    assert not left
     assert len(await supervised.engine.generate("after", [1], SHORT)) == 1
 
 
