@@ -125,7 +125,8 @@ def on_kind_share(written: Sequence[Written], separator: str) -> float:
         begins = tuple(f"{before}{entity}{after.split('{f}')[0]}" for before, _, after in compared)
         for query in _listed(item.text, separator)[: item.example.context.n]:
             listed += 1
-            fitting += match_key(query) in known or match_key(query).startswith(begins)
+            key = match_key(query)
+            fitting += key in known or key.startswith(begins)
     return fitting / max(1, listed)
 
 

@@ -5,8 +5,12 @@ It knows nothing about single calls.
 
 import asyncio
 import contextlib
+import dataclasses
+import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.contract.settings import Settings
+from service.events.click_token import ClickClaims
 from tests.service_process import ServiceProcess, running, scripted_policy
 
 
@@ -81,6 +86,33 @@ def service(
     settings |= {"timeouts__request_head_s": "1", "timeouts__request_body_s": "1", "timeouts__recommend_s": "1"}
     with running(tmp_path_factory.mktemp(f"{kind}-{engine}"), until="/readyz", **settings) as started:
         yield started
+
+
+def claims(**changes: Any) -> ClickClaims:
+    """What a click token says of a list of three that nobody stored, valid for an hour."""
+    shown = ClickClaims(
+        impression_id=uuid.uuid4().hex,
+        tenant="default",
+        task="suggest",
+        arm="control",
+        policy_version=None,
+        ctr_version=None,
+        cor_version=None,
+        n_shown=3,
+        expires_at=int(time.time()) + 3600,
+    )
+    return dataclasses.replace(shown, **changes)
+
+
+def moment(value: Any) -> datetime:
+    """A stored time, as either database gives it back."""
+    found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def age(value: Any) -> timedelta:
+    """How long ago a stored time is."""
+    return datetime.now(UTC) - moment(value)
 
 
 async def _ready(api: Api) -> None:

@@ -5,7 +5,6 @@ It knows nothing about hostile input (test_hostile) or size (test_limits).
 
 import asyncio
 import time
-import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 
 from service.contract.settings import Timeouts
-from service.events.click_token import ClickClaims, TokenSigner, load_or_create_secret
-from tests.api.conftest import Api, OpenApi
+from service.events.click_token import TokenSigner, load_or_create_secret
+from tests.api.conftest import Api, OpenApi, age, claims, moment
 from tests.service_process import rows
 
 
@@ -32,8 +31,8 @@ async def test_a_click_is_202_and_stored_and_the_same_click_again_200_and_a_dupl
     assert (second.status_code, second.json()["results"][0]["status"]) == (200, "duplicate")
     assert (row["impression_id"], row["position"], row["kind"]) == (shown["impression_id"], 2, "click")
     assert (row["task"], row["arm"], row["policy_version"]) == ("suggest", "control", "policy-of-tests")
-    assert _age(row["at"]) < timedelta(seconds=30)
-    assert _moment(row["client_at"]) == datetime(2026, 1, 2, 1, 4, 5, tzinfo=UTC)
+    assert age(row["at"]) < timedelta(seconds=30)
+    assert moment(row["client_at"]) == datetime(2026, 1, 2, 1, 4, 5, tzinfo=UTC)
 
 
 async def test_each_kind_of_event_on_one_list_is_an_event_of_its_own(api: Api, database_url: str) -> None:
@@ -90,7 +89,7 @@ async def test_each_event_of_a_batch_has_its_own_result_in_the_order_sent(api: A
 
 async def test_a_batch_of_a_thousand_events_is_stored_whole(api: Api, tmp_path: Path, database_url: str) -> None:
     signer = _signer(tmp_path)
-    events = [{"click_token": signer.sign(_claims()), "kind": "click", "position": 1} for _ in range(1000)]
+    events = [{"click_token": signer.sign(claims()), "kind": "click", "position": 1} for _ in range(1000)]
 
     reply = await api.post("/click", json={"events": events})
 
@@ -140,19 +139,19 @@ async def test_a_submit_enters_the_search_log_once_typed_or_clicked(
 
 
 async def test_a_click_before_its_impression_is_visible_is_stored(api: Api, tmp_path: Path, database_url: str) -> None:
-    claims = _claims()
+    shown = claims()
 
     reply = await api.post(
-        "/click", json={"click_token": _signer(tmp_path).sign(claims), "kind": "click", "position": 1}
+        "/click", json={"click_token": _signer(tmp_path).sign(shown), "kind": "click", "position": 1}
     )
 
     assert reply.status_code == 202
     assert rows(database_url, "impressions") == []
-    assert rows(database_url, "clicks")[0]["impression_id"] == claims.impression_id
+    assert rows(database_url, "clicks")[0]["impression_id"] == shown.impression_id
 
 
 async def test_an_expired_click_is_403_quarantined_and_not_stored(api: Api, tmp_path: Path, database_url: str) -> None:
-    token = _signer(tmp_path).sign(_claims(expires_at=int(time.time()) - 1))
+    token = _signer(tmp_path).sign(claims(expires_at=int(time.time()) - 1))
 
     reply = await api.post("/click", json={"click_token": token, "kind": "click", "position": 1})
 
@@ -207,20 +206,6 @@ def _signer(data_dir: Path) -> TokenSigner:
     return TokenSigner(load_or_create_secret(data_dir))
 
 
-def _claims(*, expires_at: int | None = None) -> ClickClaims:
-    return ClickClaims(
-        impression_id=uuid.uuid4().hex,
-        tenant="default",
-        task="suggest",
-        arm="control",
-        policy_version=None,
-        ctr_version=None,
-        cor_version=None,
-        n_shown=3,
-        expires_at=expires_at or int(time.time()) + 3600,
-    )
-
-
 async def _endings(api: Api) -> dict[str, float]:
     lines = (await api.get("/metrics")).text.splitlines()
     found = dict.fromkeys(("stored", "duplicate", "quarantined", "refused"), 0.0)
@@ -228,12 +213,3 @@ async def _endings(api: Api) -> dict[str, float]:
         if line.startswith("nextquery_events_total{"):
             found[line.split('"')[1]] = float(line.rsplit(" ", 1)[1])
     return found
-
-
-def _moment(value: Any) -> datetime:
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _age(value: Any) -> timedelta:
-    return datetime.now(UTC) - _moment(value)

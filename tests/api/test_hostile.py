@@ -3,15 +3,14 @@
 On both databases, with the engine off and scripted, against a real process.
 """
 
-import dataclasses
 import json
 import time
 import uuid
-from typing import Any
 
 import pytest
 
-from service.events.click_token import ClickClaims, TokenSigner, load_or_create_secret
+from service.events.click_token import TokenSigner, load_or_create_secret
+from tests.api.conftest import claims
 from tests.api.hostile import MARKER
 from tests.api.hostile.bodies import BODIES, CLICK_TEMPLATES, HOLE, RECOMMEND_TEMPLATES, TOKEN
 from tests.api.hostile.requests import WHOLE
@@ -37,7 +36,7 @@ def test_a_hostile_value_in_any_field_is_answered_or_refused(service: ServicePro
     calls = [("/recommend", template) for template in RECOMMEND_TEMPLATES.values()]
     calls += [("/click", template) for template in CLICK_TEMPLATES.values()]
 
-    token = TokenSigner(_secrets(service)).sign(_claims()).encode()
+    token = TokenSigner(_secrets(service)).sign(claims()).encode()
 
     answers = [
         exchange(service.port, http("POST", path, body.replace(TOKEN, token).replace(HOLE, VALUES[name]), _JSON))
@@ -135,7 +134,7 @@ def test_a_token_with_any_byte_altered_is_never_believed(service: ServiceProcess
 
 
 def test_a_token_of_another_key_is_forged_even_when_all_it_says_is_true(service: ServiceProcess) -> None:
-    theirs = TokenSigner(["another secret of another service"]).sign(_claims())
+    theirs = TokenSigner(["another secret of another service"]).sign(claims())
 
     reply = service.post("/click", {"click_token": theirs, "kind": "seen", "position": 0})
 
@@ -144,7 +143,7 @@ def test_a_token_of_another_key_is_forged_even_when_all_it_says_is_true(service:
 
 
 def test_a_position_beyond_the_list_was_never_shown(service: ServiceProcess) -> None:
-    token = TokenSigner(_secrets(service)).sign(_claims(n_shown=3))
+    token = TokenSigner(_secrets(service)).sign(claims(n_shown=3))
 
     statuses = [
         service.post("/click", {"click_token": token, "kind": "click", "position": position}).status_code
@@ -155,7 +154,7 @@ def test_a_position_beyond_the_list_was_never_shown(service: ServiceProcess) -> 
 
 
 def test_good_events_of_a_batch_are_stored_among_bad_ones(service: ServiceProcess) -> None:
-    token = TokenSigner(_secrets(service)).sign(_claims(n_shown=2))
+    token = TokenSigner(_secrets(service)).sign(claims(n_shown=2))
     good = {"click_token": token, "kind": "click", "position": 1}
     bad = [None, 7, MARKER, [], {}, {**good, "position": 99}, {**good, "kind": MARKER}, {**good, MARKER: 1}]
     events = [good, *bad, {**good, "click_token": "a.b"}, {**good, "position": 20}, {**good, "position": 2}, good]
@@ -182,29 +181,14 @@ def _secrets(service: ServiceProcess) -> list[str]:
     return load_or_create_secret(service.data_dir)
 
 
-def _claims(**changes: Any) -> ClickClaims:
-    claims = ClickClaims(
-        impression_id=uuid.uuid4().hex,
-        tenant="default",
-        task="suggest",
-        arm="control",
-        policy_version=None,
-        ctr_version=None,
-        cor_version=None,
-        n_shown=3,
-        expires_at=int(time.time()) + 3600,
-    )
-    return dataclasses.replace(claims, **changes)
-
-
 def _unbelievable(service: ServiceProcess) -> dict[str, str]:
     ours = TokenSigner(_secrets(service))
-    payload, _, signature = ours.sign(_claims()).partition(".")
+    payload, _, signature = ours.sign(claims()).partition(".")
     return {
         "forged": f"{payload}.{_other(signature[0])}{signature[1:]}",
         "malformed": payload + uuid.uuid4().hex,
-        "expired": ours.sign(_claims(expires_at=int(time.time()) - 1)),
-        "never_shown": ours.sign(_claims(n_shown=0)),
+        "expired": ours.sign(claims(expires_at=int(time.time()) - 1)),
+        "never_shown": ours.sign(claims(n_shown=0)),
     }
 
 

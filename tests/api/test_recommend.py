@@ -6,13 +6,13 @@ It knows nothing about hostile input (test_hostile) or size (test_limits).
 import asyncio
 import json
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from service.contract.tasks import all_tasks
-from tests.api.conftest import Api, OpenApi
+from tests.api.conftest import Api, OpenApi, age
 from tests.service_process import rows
 
 _TASKS = sorted(all_tasks())
@@ -171,7 +171,7 @@ async def test_an_impression_holds_everything_that_learning_needs(api: Api, data
     assert all(c["logprob"] < 0 and c["source"] == "model" and c["propensity"] is None for c in shown)
     assert (row["served_by"], row["degraded_reason"]) == ("model", None)
     assert _json(row["timings"])["generate"] > 0
-    assert _age(row["at"]) < timedelta(seconds=30)
+    assert age(row["at"]) < timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("origin", ["typed", "clicked"])
@@ -200,12 +200,3 @@ def _impression(database_url: str, impression_id: str) -> dict[str, Any]:
 
 def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
-
-
-def _moment(value: Any) -> datetime:
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _age(value: Any) -> timedelta:
-    return datetime.now(UTC) - _moment(value)
