@@ -1,1 +1,1 @@
-"""Co-occurrence retrieval (COR): its package, whose door will be `retrieval/searcher.py`."""
+"""Co-occurrence retrieval (COR): from the search log to what people type next. The door is `retrieval/searcher.py`."""

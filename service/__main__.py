@@ -1,4 +1,4 @@
-"""The command line of the online half: serve, db, models, doctor.
+"""The command line of the online half: serve, db, models, doctor, snapshot, import.
 
 It knows how to ask and how to show; every command imports what it needs when it is called.
 """
@@ -21,11 +21,14 @@ serve = typer.Typer(add_completion=False)
 db = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, migrate and check the database.")
 models = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the registered models and who serves.")
 doctor = typer.Typer(add_completion=False)
+snapshot = typer.Typer(add_completion=False)
+import_log = typer.Typer(add_completion=False)
 
 _Result = TypeVar("_Result")
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_COLOURS = {"ok": "green", "pass": "green", "warn": "yellow", "fail": "bold red"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Tenant = Annotated[str, typer.Option(help="Whose data it is.")]
 
 
 @serve.command("serve")
@@ -110,6 +113,76 @@ def examine(as_json: AsJson = False) -> None:
     else:
         _print_table("nextquery doctor", ["name", "state", "finding", "remedy"], findings)
     raise typer.Exit(int(any(finding["state"] == "fail" for finding in findings)))
+
+
+@snapshot.command("snapshot")
+def freeze_log(
+    since: Annotated[str, typer.Option("--from", help="First moment: a date (midnight UTC) or an ISO date and time.")],
+    until: Annotated[str, typer.Option("--to", help="First moment after the window, at least a minute ago.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where it appears.", show_default="<data_dir>/snapshots/<from>--<to>")
+    ] = None,
+    tenant: Tenant = "default",
+    replace: Annotated[bool, typer.Option(help="Put it in the place of one with other rows.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Freeze a window of the log as Parquet; the same rows give the same bytes."""
+    from service.contract.snapshot import directory_name, parse_moment, take_snapshot
+
+    begin, end = parse_moment(since), parse_moment(until)
+    place = output or _settings().data_dir / "snapshots" / directory_name(begin, end, tenant)
+    taken, is_new = _with_database(
+        lambda engine: take_snapshot(engine, begin, end, place, tenant=tenant, replace=replace)
+    )
+    if as_json:
+        return _print_json({"directory": taken.directory, "new": is_new, **taken.manifest})
+    counts = taken.manifest["counts"]
+    rows = [{"table": name, "rows": taken.rows(name), "days": len(days)} for name, days in counts.items()]
+    _print_table("Snapshot", ["table", "rows", "days"], rows)
+    print(f"It is in {taken.directory}" + ("." if is_new else ", unchanged since it was taken before."))
+
+
+@import_log.command("import")
+def import_logs(
+    files: Annotated[list[Path], typer.Argument(help="Search logs.", exists=True, dir_okay=False)],
+    log_format: Annotated[str, typer.Option("--format", help="ubi, aol, trec-session, csv or parquet.")],
+    validate: Annotated[bool, typer.Option("--validate", help="Only check; exit code 1 when a check fails.")] = False,
+    sessions_are_people: Annotated[
+        bool, typer.Option("--sessions-are-people", help="Where no user is known, count each session as one person.")
+    ] = False,
+    columns: Annotated[str, typer.Option(help="Names in a csv or parquet file: query=q,user_id=u,at=time.")] = "",
+    starting_at: Annotated[
+        str | None, typer.Option(help="Date of times of day; rows without a time get one, a second apart from here.")
+    ] = None,
+    tenant: Tenant = "default",
+    locale: Annotated[str, typer.Option(help="Language of the queries, such as en or pt-BR.")] = "en",
+    as_json: AsJson = False,
+) -> None:
+    """Check search logs from elsewhere and import them. Rows that cannot be imported are kept in a file to be mended."""
+    from rich.console import Console
+
+    from service.contract.database import check_schema, create
+    from service.contract.snapshot import parse_moment
+    from service.imports import formats, importer
+    from service.imports.columns import parse_columns
+    from service.imports.rows import ReadOptions
+
+    settings, chosen = _settings(), formats.get_format(log_format)
+    moment = parse_moment(starting_at) if starting_at else None
+    read = ReadOptions(columns=parse_columns(columns), starting_at=moment)
+    options = importer.ImportOptions(tenant=tenant, locale=locale, sessions_are_people=sessions_are_people, read=read)
+    aside = None if validate else settings.data_dir / "imports"
+    if not validate:
+        _with_database(check_schema)
+    engine = create(settings.resolved_database_url(), settings.timeouts)
+    with Console(stderr=True).status("Reading") as status:
+        reports = list(importer.import_logs(engine, files, chosen, options, aside, status.update))
+    if as_json:
+        _print_json([asdict(report) for report in reports])
+    for report in [] if as_json else reports:
+        _print_table(report.file, ["name", "state", "finding"], [asdict(check) for check in report.checks])
+        print(report.summary())
+    raise typer.Exit(int(not all(report.is_sound if validate else report.took_something for report in reports)))
 
 
 def _settings(**overrides: Any) -> "Settings":

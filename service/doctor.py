@@ -153,6 +153,22 @@ def check_database(settings: Settings) -> list[Finding]:
     return [Finding("database", "ok", f"{parsed.get_backend_name()} answers; its schema is at head.")]
 
 
+def check_redis(settings: Settings) -> list[Finding]:
+    """Redis answers in time, where one is set."""
+    from redis import Redis, RedisError
+
+    if settings.redis_url is None:
+        return [Finding("redis", "ok", "None is set; the co-occurrence dictionary is in process.")]
+    wait_s = settings.timeouts.redis_s
+    try:
+        with Redis.from_url(settings.redis_url, socket_timeout=wait_s, socket_connect_timeout=wait_s) as client:
+            client.ping()
+    except (RedisError, OSError, ValueError) as error:
+        sentence = f"It does not answer within {wait_s:g} s: {type(error).__name__}. Lists come without it."
+        return [Finding("redis", "fail", sentence, "Start it, or mend NEXTQUERY_REDIS_URL.")]
+    return [Finding("redis", "ok", "It answers.")]
+
+
 def check_policy(_: Settings) -> list[Finding]:
     """The shipped policy is whole and was trained on the prompts of this code."""
     from service.contract.policy import load_policy
@@ -213,6 +229,7 @@ CHECKS: tuple[Callable[[Settings], list[Finding]], ...] = (
     check_vllm,
     check_faiss,
     check_database,
+    check_redis,
     check_policy,
     check_data_dir,
     check_port,

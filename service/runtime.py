@@ -6,24 +6,28 @@ It knows nothing about HTTP.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from retrieval.searcher import Searcher, SearchRule, open_searcher
 from service.contract import database as db
 from service.contract import registry
 from service.contract.engine import Engine
-from service.contract.errors import EngineUnavailable, NextQueryError
+from service.contract.errors import ConfigurationError, EngineUnavailable, NextQueryError
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER, Settings
+from service.contract.tasks import all_tasks
 from service.engines import create_engine, device_kind, resolve
 from service.engines.supervisor import SupervisedEngine
 from service.events.click_token import TokenSigner, load_or_create_secret
 from service.events.group_commit import GroupCommit
 from service.events.intake import ClickIntake
 from service.events.quarantine import Quarantine
+from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
@@ -54,6 +58,12 @@ class Runtime:
             refresh_s=times.popular_refresh_s,
             timeout_s=times.database_statement_s,
         )
+        self.co_occurrence = CoOccurrence(
+            self._newest_build,
+            tasks=_known_tasks(settings.cor_tasks),
+            timeout_s=times.cor_s,
+            refresh_s=times.cor_refresh_s,
+        )
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -72,12 +82,19 @@ class Runtime:
             decoding=settings.decoding(),
             exact_tokens=settings.exact_tokens,
         )
-        self.recommender = Recommender(generator, self.popular, Recorder(self.writer, signer))
+        self.recommender = Recommender(
+            generator,
+            self.co_occurrence,
+            self.popular,
+            Recorder(self.writer, signer),
+            co_queries_in_prompt=settings.cor_in_prompt,
+        )
         quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
         self.clicks = ClickIntake(self.writer, signer, quarantine)
         if self.policy is not None and settings.engine != "off":
             await self.engine.start()
-        self._background = [asyncio.create_task(self.popular.keep_fresh())]
+        fresh = (self.popular.keep_fresh(), self.co_occurrence.keep_fresh())
+        self._background = [asyncio.create_task(keeping) for keeping in fresh]
 
     def begin_stop(self) -> None:
         """Not ready from now on; what is in flight is still answered."""
@@ -95,6 +112,7 @@ class Runtime:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self.co_occurrence.close()
         await self.engine.close()
         await self.writer.close()
         await self.database.dispose()
@@ -104,7 +122,9 @@ class Runtime:
         if self.stopping:
             return {"service": "stopping"}
         engine = "off" if self.settings.engine == "off" else self.policy_problem or self.engine.state.phase
-        return {"database": await self._database_state(), "engine": engine}
+        builds = self.co_occurrence
+        cor = builds.problem or ("ready" if builds.version else "off")
+        return {"database": await self._database_state(), "engine": engine, "cor": cor}
 
     def _create_engine(self) -> Engine:
         if self.policy is None:
@@ -128,6 +148,20 @@ class Runtime:
         champion = await registry.champion(self.database, "policy", "*")
         return champion.directory if champion else STARTER
 
+    async def _newest_build(self) -> tuple[str, Callable[[], Awaitable[Searcher]]] | None:
+        champion = await registry.champion(self.database, "cor", registry.ANY_TASK)
+        if champion is None:
+            return None
+        settings = self.settings
+        rule = SearchRule(n=settings.cor_n, neighbours=settings.cor_neighbours, floor=settings.cor_similarity_floor)
+
+        async def open_it() -> Searcher:
+            return await open_searcher(
+                champion.directory, rule, redis_url=settings.redis_url, redis_timeout_s=settings.timeouts.redis_s
+            )
+
+        return champion.version, open_it
+
     async def _database_state(self) -> str:
         try:
             async with (
@@ -142,3 +176,13 @@ class Runtime:
     def _secrets(self) -> list[str]:
         given = [secret.get_secret_value() for secret in self.settings.click_token_secrets]
         return given or load_or_create_secret(self.settings.data_dir)
+
+
+def _known_tasks(names: list[str]) -> list[str]:
+    unknown = sorted(set(names) - set(all_tasks()))
+    if unknown:
+        raise ConfigurationError(
+            f"NEXTQUERY_COR_TASKS names {', '.join(map(repr, unknown))}, which is no task. There are "
+            f"{', '.join(sorted(all_tasks()))}."
+        )
+    return names

@@ -6,13 +6,16 @@ It knows nothing about HTTP or databases.
 import asyncio
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from retrieval.searcher import CoQuery, Found
 from service.contract.engine import Adapter, Completion, Sampling
 from service.contract.policy import Policy
 from service.contract.tokenizer import PromptTokenizer, TextFormat
+from service.pipeline.co_occurrence import CoOccurrence
 from tests.tiny_models import make_tokenizer
 from trainer.tokenizer import train_tokenizer
 
@@ -40,6 +43,46 @@ def chat_tokenizer() -> PromptTokenizer:
 def own_policy(*, locales: tuple[str, ...] = ("en",)) -> Policy:
     """A policy with our own tokenizer, and no model."""
     return Policy(version="policy-1", directory=Path("."), tokenizer=own_tokenizer(), locales=locales)
+
+
+class KnowingSearcher:
+    """Knows what people typed next by heart. An exception among the answers is raised; `delay_s` passes first."""
+
+    def __init__(
+        self, answers: Mapping[str, Sequence[str] | Exception], *, version: str = "cor-1", delay_s: float = 0.0
+    ) -> None:
+        self.version = version
+        self.asked: list[str] = []
+        self.closed = False
+        self._answers = answers
+        self._delay_s = delay_s
+
+    async def search(self, typed: str, *, timeout_s: float) -> Found:
+        self.asked.append(typed)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(self._delay_s)
+        except TimeoutError:
+            return Found(problem="late")
+        answer = self._answers.get(typed, ())
+        if isinstance(answer, Exception):
+            raise answer
+        return Found(queries=tuple(CoQuery(text, 1.0, "exact") for text in answer))
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def co_occurrence_of(searcher: KnowingSearcher | None, *, tasks: Sequence[str] = ("suggest", "hint")) -> CoOccurrence:
+    """Co-occurrence whose champion is `searcher`; it is taken up by `refresh`."""
+
+    async def newest() -> tuple[str, Callable[[], Awaitable[Any]]] | None:
+        async def open_it() -> Any:
+            return searcher
+
+        return (searcher.version, open_it) if searcher else None
+
+    return CoOccurrence(newest, tasks=tasks)
 
 
 class SayingEngine:

@@ -91,6 +91,10 @@ def train_starter(
         int | None,
         typer.Option(help="Processes that train the base model: one a GPU, else one a core, at most 4.", min=1),
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="An earlier base to go on from, instead of from scratch; keeps its tokenizer.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the base model.")] = 3e-3,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
     real_data: RealData = None,
     as_json: AsJson = False,
@@ -109,7 +113,9 @@ def train_starter(
         version=version,
         engine=engine,
         processes=processes or torch.cuda.device_count() or min(4, os.cpu_count() or 1),
-        pretrain=PretrainConfig(max_minutes=max_minutes, compile=compile_model),
+        pretrain=PretrainConfig(
+            max_minutes=max_minutes, start=start, learning_rate=learning_rate, compile=compile_model
+        ),
         real_data=real_data,
     )
     qualities = make_starter(config, quiet=as_json)

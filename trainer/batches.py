@@ -11,12 +11,13 @@ from typing import Any
 
 from service.contract.tokenizer import PromptTokenizer
 from trainer.catalogue.catalogue import load_catalogue
-from trainer.catalogue.compose import Example, compose, queries_in_a_row
+from trainer.catalogue.compose import compose, queries_in_a_row
+from trainer.catalogue.example import Example
 from trainer.encoding import Encoded, encode, encode_in_a_row
 
 REAL_ONE_IN = 40  # 2.5 % real queries at most: they are few and would be learnt by heart
 _POOL = 2048  # examples sorted by length together
-_IN_A_ROW = 1024  # plain rows of queries beside them: a fifth of all tokens
+_IN_A_ROW = 2048  # plain rows of queries beside them: a third of all tokens
 _MAX_TOKENS = 320  # of a training row; one in two thousand is longer and left out
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.contract.tasks import get_task
 from service.contract.tokenizer import PromptTokenizer
-from trainer.catalogue.compose import Example
+from trainer.catalogue.example import Example
 
 PROMPT_BUDGET = 512
 

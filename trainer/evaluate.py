@@ -16,7 +16,7 @@ from service.contract.tasks import get_task
 from service.contract.types import PromptContext
 from trainer.catalogue.asking import ask
 from trainer.catalogue.catalogue import Catalogue, load_catalogue, words_of
-from trainer.catalogue.compose import Example
+from trainer.catalogue.example import Example
 from trainer.catalogue.names import unseen_name
 from trainer.encoding import PROMPT_BUDGET
 

@@ -9,7 +9,7 @@ from typing import Any
 from service.contract.policy import Decoding
 from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, PromptContext
-from trainer.catalogue.compose import Example
+from trainer.catalogue.example import Example
 from trainer.evaluate import Quality, Written
 
 # Queries from outside the catalogue's phrasing, shown in the card as they come, with the first seed.

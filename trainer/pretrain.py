@@ -1,4 +1,4 @@
-"""Trains the base model from scratch: language, and the prompt format of every task.
+"""Trains the base model, from scratch or from an earlier one: language, and the prompt format of every task.
 
 It knows nothing about SFT or serving. Examples are composed as they are needed, so nothing but the seed is stored.
 Under `torchrun` every process takes its share of each step.
@@ -14,11 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from service.contract.hardware import computes_in_bfloat16
+from service.contract.progress import reporter
 from service.contract.tokenizer import PromptTokenizer
-from service.engines import computes_in_bfloat16
 from trainer.batches import batches, padded
-from trainer.catalogue.compose import Example
-from trainer.progress import reporter
+from trainer.catalogue.example import Example
 from trainer.tokenizer import VOCABULARY
 
 _STATE = "state.pt"
@@ -28,10 +28,12 @@ _STATE = "state.pt"
 class PretrainConfig:
     """How the base model is made. `prompt_weight`: weight of a prompt token's loss, a response token's being 1.
 
+    `start`: directory of an earlier base to go on from, whose shape and tokenizer then hold; None begins from scratch.
     `tokens_per_step` counts one process; under `torchrun` each takes as many. Training ends
     after `total_tokens` or `max_minutes`, whichever comes first; the learning rate follows both.
     """
 
+    start: Path | None = None
     hidden_size: int = 256
     layers: int = 6
     heads: int = 4
@@ -67,7 +69,7 @@ def pretrain(
     rank, world = _join()
     device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
-    model = new_model(tokenizer, config).to(device)
+    model = (_earlier_model(config.start) if config.start else new_model(tokenizer, config)).to(device)
     optimizers = _optimizers(model, config)
     state = _load_state(work, model, optimizers, device)
     step_loss = torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
@@ -135,6 +137,13 @@ def new_model(tokenizer: PromptTokenizer, config: PretrainConfig) -> Any:
             eos_token_id=tokenizer.eos_ids[0],
         )
     )
+
+
+def _earlier_model(directory: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
 def weighted_loss(model: Any, ids: Any, weights: Any) -> Any:
@@ -234,5 +243,5 @@ def _load_state(work: Path, model: Any, optimizers: Sequence[Any], device: str) 
 
 
 def describe(config: PretrainConfig) -> dict[str, Any]:
-    """The configuration as plain values, for the manifest; without the time limit, which says nothing elsewhere."""
-    return {key: value for key, value in asdict(config).items() if key != "max_minutes"}
+    """The configuration as plain values, for the manifest; without what says nothing elsewhere: time limit and path."""
+    return {key: value for key, value in asdict(config).items() if key not in ("max_minutes", "start")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.contract.errors import ConfigurationError
 from service.contract.types import PromptContext
-from trainer.catalogue.compose import Example
+from trainer.catalogue.example import Example
 
 LICENCES = frozenset({"apache-2.0", "mit"})
 _LOOSE = re.compile(r"\b(it|its|this|that|these|those|they|them|you|your|he|she|thanks|wow|ok|yes|no)\b", re.IGNORECASE)

@@ -9,7 +9,7 @@ from functools import cache
 from random import Random
 
 from trainer.catalogue.catalogue import Catalogue, Kind
-from trainer.catalogue.compose import Example
+from trainer.catalogue.example import Example
 
 
 def rewrite(catalogue: Catalogue, example: Example, rng: Random) -> Example:

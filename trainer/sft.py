@@ -13,12 +13,13 @@ from random import Random
 from typing import Any
 
 from service.contract.errors import ArtifactError
-from service.contract.policy import Policy, load_policy
+from service.contract.policy import Decoding, Policy, load_policy
+from service.contract.progress import Report, reporter
 from trainer.catalogue.catalogue import load_catalogue
-from trainer.catalogue.compose import TASK_SHARES, Example, compose
+from trainer.catalogue.compose import TASK_SHARES, compose
+from trainer.catalogue.example import Example
 from trainer.encoding import Encoded, encode
 from trainer.export import export_policy
-from trainer.progress import Report, reporter
 from trainer.rewrites import rewrite
 
 IGNORED = -100  # the label of a token without loss, in torch and transformers
@@ -40,12 +41,21 @@ class SftConfig:
 
 
 def sft(
-    base: str, output: Path, work: Path, config: SftConfig, *, version: str, card: str = "", quiet: bool = False
+    base: str,
+    output: Path,
+    work: Path,
+    config: SftConfig,
+    *,
+    version: str,
+    decoding: Decoding | None = None,
+    card: str = "",
+    quiet: bool = False,
 ) -> str:
     """Fine-tune `base` (a policy, or any causal model by path or hub id) and publish it at `output`.
 
-    Goes on from the newest checkpoint in `work`, where `metrics.jsonl` and `loss.png` go too. Returns the SHA-256 of
-    the published manifest. Under `torchrun` the first process publishes, and the others return "".
+    `decoding`: how lists are sampled from it; None means as from the base. Goes on from the newest checkpoint in
+    `work`, where `metrics.jsonl` and `loss.png` go too. Returns the SHA-256 of the published manifest. Under `torchrun`
+    the first process publishes, and the others return "".
 
     Raises:
         ArtifactError: The base cannot be found or trusted, or something is at `output` already.
@@ -64,7 +74,7 @@ def sft(
         output,
         version=version,
         text_format=policy.tokenizer.format,
-        decoding=policy.decoding,
+        decoding=decoding or policy.decoding,
         card=card or f"# {version}\n\nFine-tuned from {policy.version} by `nextquery train sft`.\n",
         training={"method": "sft", "base": policy.version, **asdict(config)},
     )

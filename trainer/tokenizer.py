@@ -19,7 +19,8 @@ from service.contract.tasks import all_tasks
 from service.contract.tokenizer import PromptTokenizer, TextFormat
 from service.contract.types import PromptContext
 from trainer.catalogue.catalogue import load_catalogue
-from trainer.catalogue.compose import Example, compose
+from trainer.catalogue.compose import compose
+from trainer.catalogue.example import Example
 
 VOCABULARY = 4096
 PAD, START, END, SEPARATOR = "<pad>", "<s>", "</s>", "<sep>"

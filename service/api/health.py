@@ -27,6 +27,7 @@ class Version(BaseModel):
 
     nextquery: str
     policy: str | None
+    cor: str | None
     engine: str
 
 
@@ -41,7 +42,8 @@ async def readyz(request: Request) -> Readiness:
     """503 while the model loads, while the database is away, and from SIGTERM on; the ladder answers meanwhile."""
     runtime: Runtime = request.app.state.runtime
     parts = await runtime.health()
-    ready = all(state in ("ready", "off") for state in parts.values())
+    needed = {name: state for name, state in parts.items() if name != "cor"}  # lists come without it, too
+    ready = all(state in ("ready", "off") for state in needed.values())
     found = Readiness(ready=ready, parts=parts)
     return found if ready else JSONResponse(found.model_dump(), status_code=503)  # type: ignore[return-value]
 
@@ -58,7 +60,10 @@ async def version(request: Request) -> Version:
     runtime: Runtime = request.app.state.runtime
     policy = runtime.policy
     return Version(
-        nextquery=package_version("nextquery"), policy=policy.version if policy else None, engine=runtime.engine_name
+        nextquery=package_version("nextquery"),
+        policy=policy.version if policy else None,
+        cor=runtime.co_occurrence.version,
+        engine=runtime.engine_name,
     )
 
 

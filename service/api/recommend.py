@@ -92,6 +92,7 @@ def _reply(body: RecommendBody, made: Recommendation) -> RecommendReply:
             prompt=trace.prompt_text,
             prompt_tokens=trace.prompt_tokens,
             prompt_dropped=list(trace.prompt_dropped),
+            cor_problem=trace.cor_problem,
             completion=trace.completion,
             finish_reason=trace.finish_reason,
             sampling=trace.sampling,

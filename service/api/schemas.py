@@ -155,6 +155,7 @@ class Explanation(BaseModel):
     prompt: str | None
     prompt_tokens: int
     prompt_dropped: list[str] = Field(description="Input lines left out or shortened for the token budget.")
+    cor_problem: str | None = Field(None, description="Why co-occurrence queries are incomplete: late, or away.")
     completion: str | None
     finish_reason: str | None
     sampling: dict[str, Any]

@@ -12,6 +12,7 @@ It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses
     |   |-- EngineUnavailable   starting, dead, or switched off
     |   |-- EngineBusy          its queue is full
     |   `-- EngineFrozen        it accepts work and never answers
+    |-- RetrievalError          co-occurrence retrieval did not answer
     |-- RowRefused            the database cannot hold a row, today or ever
     |-- TokenRefused            a click token is forged, altered or expired
     `-- Overloaded              nothing can be taken on now; try again later
@@ -40,6 +41,10 @@ class RegistryConflict(NextQueryError):
 
 class DatabaseError(NextQueryError):
     """The database is away, or its schema is not the one this code needs."""
+
+
+class RetrievalError(NextQueryError):
+    """Co-occurrence retrieval did not answer: the list is written without it."""
 
 
 class RowRefused(NextQueryError):

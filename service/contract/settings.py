@@ -35,6 +35,14 @@ class Timeouts(BaseModel):
     request_head_s: float = Field(10, gt=0, description="Receiving the headers of a request.")
     request_body_s: float = Field(10, gt=0, description="Receiving the body of a request.")
     shutdown_s: float = Field(8, gt=0, description="Finishing requests in flight after SIGTERM.")
+    cor_s: float = Field(
+        0.15, gt=0, description="Longest wait for co-occurrence queries, a quarter of the deadline at most."
+    )
+    cor_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer co-occurrence build.")
+    redis_s: float = Field(
+        0.03, gt=0, description="One round trip to Redis; after a miss it is not asked for a second."
+    )
+    redis_write_s: float = Field(30, gt=0, description="One batch of a build that is written to Redis.")
     popular_refresh_s: float = Field(60, gt=0, description="Pause between two readings of the popular queries.")
 
 
@@ -108,6 +116,25 @@ class Settings(BaseSettings):
     quarantine_max_rows: int = Field(
         100_000, ge=0, description="Rows kept in the quarantine; later ones are counted only."
     )
+    cor_tasks: list[str] = Field(
+        default_factory=lambda: ["suggest", "snippets", "hint", "clarify", "predict"],
+        description="Tasks that get co-occurrence queries, as a JSON list; [] switches them off.",
+    )
+    cor_n: int = Field(
+        10, ge=1, description="When fewer queries followed a query, similar queries are looked at (GQR's n)."
+    )
+    cor_neighbours: int = Field(30, ge=1, le=200, description="How many similar queries are looked at (GQR's N_s).")
+    cor_similarity_floor: float = Field(
+        0.55,
+        ge=-1,
+        le=1,
+        description="Least cosine similarity of a similar query; below it nothing is better than noise.",
+    )
+    cor_in_prompt: int = Field(5, ge=0, le=20, description="Co-occurrence queries that a prompt shows at most.")
+    redis_url: str | None = Field(
+        None, description="redis://host:6379/0 keeps the co-occurrence dictionary for many services; empty: in process."
+    )
+    redis_keep_old_s: int = Field(86_400, ge=60, description="Seconds that Redis keeps a build after a newer one came.")
     popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
     popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
     timeouts: Timeouts = Field(default_factory=Timeouts)

@@ -22,6 +22,7 @@ class ServedBy(StrEnum):
     """The rung of the ladder that wrote a list, best first."""
 
     MODEL = "model"
+    COR = "cor"
     POPULAR = "popular"
     NONE = "none"
 

@@ -55,13 +55,6 @@ def device_kind() -> Literal["cuda", "cpu"]:
     return "cuda" if has_card else "cpu"
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16. Emulated on AVX2 it measured 1.5 to 4 times slower than float32."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return any(flag in text for flag in ("avx512_bf16", "amx_bf16", " bf16"))
-
-
 def _is_file(name: str) -> bool:
     return name.isidentifier() and (Path(__file__).parent / f"{name}.py").is_file()
 

@@ -13,8 +13,9 @@ from multiprocessing import forkserver
 
 import psutil
 
+from service.contract.hardware import computes_in_bfloat16
 from service.contract.settings import Settings
-from service.engines import computes_in_bfloat16, device_kind
+from service.engines import device_kind
 
 _ENDED_POLITELY_S = 2.0
 _KILLED_S = 2.0

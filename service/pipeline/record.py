@@ -37,7 +37,7 @@ class Recorder:
                 arm=request.arm,
                 policy_version=trace.policy_version,
                 ctr_version=None,
-                cor_version=None,
+                cor_version=trace.cor_version,
                 n_shown=len(slate.candidates),
                 expires_at=self._signer.expiry(),
             )
@@ -95,7 +95,7 @@ def _impression(
         "arm": request.arm,
         "policy_version": trace.policy_version,
         "ctr_version": None,
-        "cor_version": None,
+        "cor_version": trace.cor_version,
         "sampling": trace.sampling,
         "candidates": [
             {**asdict(candidate), "source": candidate.source.value, "position": position}

@@ -38,6 +38,8 @@ class Trace:
     """How a list came about; filled on the way, stored with the impression, shown with `explain`."""
 
     policy_version: str | None = None
+    cor_version: str | None = None
+    cor_problem: str | None = None
     prompt_fingerprint: str | None = None
     prompt_text: str | None = None
     prompt_tokens: int = 0

@@ -10,10 +10,23 @@ import pytest
 
 from service.contract.command_line import GROUP
 
-HEAVY = {"torch", "fastapi", "sqlalchemy", "transformers", "vllm", "trl", "datasets", "alembic"}
+HEAVY = {
+    "duckdb",
+    "faiss",
+    "pyarrow",
+    "sentence_transformers",
+    "torch",
+    "fastapi",
+    "sqlalchemy",
+    "transformers",
+    "vllm",
+    "trl",
+    "datasets",
+    "alembic",
+}
 MOST_CPU_S = 4.0
 COMMANDS = sorted(entry.name for entry in entry_points(group=GROUP))
-INNER = [["db", "upgrade"], ["db", "check"], ["models", "list"], ["models", "show"]]
+INNER = [["db", "upgrade"], ["db", "check"], ["models", "list"], ["models", "show"], ["retrieval", "build"]]
 ASK = """
 import json, sys, time
 sys.argv = ["nextquery", *json.loads(sys.argv[1])]
@@ -39,7 +52,7 @@ def _ask(*words: str, **environment: str) -> tuple[int, float, set[str], str]:
 
 
 def test_the_commands_of_the_issue_are_announced():
-    assert {"serve", "db", "train", "models", "doctor"} <= set(COMMANDS)
+    assert {"serve", "db", "train", "models", "doctor", "snapshot", "import", "retrieval"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), *INNER], ids=" ".join)

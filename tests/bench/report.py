@@ -18,17 +18,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _CELLS = ROOT / ".bench"
-_COMPARE = {">=": operator.ge, "<=": operator.le}
+_COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure's bar, such as `>= 0.95`."""
+    """A figure's bar, such as `>= 0.95`; without a sign the figure is only told."""
 
     name: str
     unit: str
-    sign: str
-    limit: float
+    sign: str = ""
+    limit: float = 0.0
 
     def judge(self, value: float) -> dict[str, Any]:
         """The figure as it is printed."""
@@ -36,8 +36,8 @@ class Bar:
             "name": self.name,
             "value": round(value, 4),
             "unit": self.unit,
-            "bar": f"{self.sign} {self.limit:g}",
-            "holds": bool(_COMPARE[self.sign](value, self.limit)),
+            "bar": f"{self.sign} {self.limit:g}" if self.sign else None,
+            "holds": bool(_COMPARE[self.sign](value, self.limit)) if self.sign else None,
         }
 
 
@@ -63,7 +63,7 @@ def main(bench: str, bars: list[Bar], cells: list[Cell]) -> int:
     figures = [bar.judge(values[bar.name]) for bar in bars if bar.name in values]
     result = {"bench": bench, "commit": commit(), "machine": machine(), "figures": figures}
     print(json.dumps(result, indent=2) if arguments.json else _table(result))
-    return 0 if all(figure["holds"] for figure in figures) else 1
+    return 0 if all(figure["holds"] is not False for figure in figures) else 1
 
 
 def commit() -> str:
@@ -97,8 +97,9 @@ def _measured(bench: str, cell: Cell, *, fresh: bool) -> dict[str, float]:
 def _table(result: dict[str, Any]) -> str:
     lines = [f"{result['bench']} at {result['commit']} on {result['machine']}"]
     for figure in result["figures"]:
-        mark = "holds" if figure["holds"] else "FAILS"
-        lines.append(f"  {figure['name']:<36} {figure['value']:>10g} {figure['unit']:<8} {figure['bar']:<10} {mark}")
+        mark = {True: "holds", False: "FAILS", None: ""}[figure["holds"]]
+        bar = figure["bar"] or ""
+        lines.append(f"  {figure['name']:<36} {figure['value']:>10g} {figure['unit']:<8} {bar:<10} {mark}".rstrip())
     return "\n".join(lines)
 
 

@@ -101,3 +101,11 @@ def test_the_command_reports_every_check_as_json_and_fails_only_if_one_fails(tmp
     }
     assert all(finding["remedy"] for finding in findings if finding["state"] != "ok")
     assert done.returncode == int(any(finding["state"] == "fail" for finding in findings))
+
+
+def test_a_redis_that_is_set_and_away_fails_and_one_that_is_not_set_is_fine(settings):
+    (unset,) = doctor.check_redis(settings)
+    (away,) = doctor.check_redis(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+
+    assert (unset.state, away.state) == ("ok", "fail")
+    assert "NEXTQUERY_REDIS_URL" in away.remedy

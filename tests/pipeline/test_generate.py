@@ -9,7 +9,7 @@ from service.contract.errors import EngineBusy, EngineError, EngineFrozen, Engin
 from service.contract.policy import Policy
 from service.contract.tasks import get_task
 from service.contract.types import Slate
-from service.pipeline.gather import gather
+from service.pipeline.gather import context_of
 from service.pipeline.generate import Generator, NoList
 from service.pipeline.request import RecommendRequest, Trace
 from tests.fakes import SayingEngine, own_policy
@@ -25,7 +25,7 @@ def generator(engine: SayingEngine, policy: Policy | None = None, **sizes: int) 
 async def generate(
     made: Generator, request: RecommendRequest = REQUEST, trace: Trace | None = None, seconds: float = 1
 ) -> Slate:
-    return await made.generate("i1", request, gather(request), trace or Trace(), until=time.monotonic() + seconds)
+    return await made.generate("i1", request, context_of(request), trace or Trace(), until=time.monotonic() + seconds)
 
 
 @pytest.mark.parametrize(

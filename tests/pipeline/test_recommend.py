@@ -17,12 +17,13 @@ from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, Origin, ServedBy
 from service.events.click_token import TokenSigner
 from service.events.group_commit import GroupCommit, Outcome, Write
+from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
 from service.pipeline.record import Recorder
 from service.pipeline.request import RecommendRequest
-from tests.fakes import SayingEngine, own_policy
+from tests.fakes import KnowingSearcher, SayingEngine, co_occurrence_of, own_policy
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 SIGNER = TokenSigner(["a secret for tests only"])
@@ -56,10 +57,20 @@ class AwayWriter:
 
 
 def recommender(
-    engine: AsyncEngine, writer: Any, model: SayingEngine, popular: PopularQueries | None = None
+    engine: AsyncEngine,
+    writer: Any,
+    model: SayingEngine,
+    popular: PopularQueries | None = None,
+    co_occurrence: CoOccurrence | None = None,
 ) -> Recommender:
     generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, decoding={})
-    return Recommender(generator, popular or popular_of(engine), Recorder(writer, SIGNER))
+    return Recommender(
+        generator,
+        co_occurrence or co_occurrence_of(None),
+        popular or popular_of(engine),
+        Recorder(writer, SIGNER),
+        co_queries_in_prompt=2,
+    )
 
 
 def popular_of(engine: AsyncEngine) -> PopularQueries:
@@ -270,3 +281,52 @@ async def test_a_client_that_leaves_aborts_the_engine_and_records_nothing(
     assert work.cancelled()
     assert model.aborted == model.asked != []
     assert await rows(engine, impressions) == await rows(engine, searches) == []
+
+
+async def test_what_people_typed_next_stands_in_the_prompt_and_in_the_row(
+    engine: AsyncEngine, writer: GroupCommit
+) -> None:
+    prompts: list[str] = []
+    searcher = KnowingSearcher({"brown rice": ["brown rice calories", "brown rice water ratio", "wild rice"]})
+    co_occurrence = co_occurrence_of(searcher)
+    await co_occurrence.refresh()
+    model = SayingEngine(lambda ids: prompts.append(own_policy().tokenizer.decode(ids)) or SAID)
+
+    made = await recommender(engine, writer, model, co_occurrence=co_occurrence).recommend(REQUEST)
+
+    (row,) = await rows(engine, impressions)
+    assert row["context"]["co_queries"] == ["brown rice calories", "brown rice water ratio"]
+    assert (row["cor_version"], made.versions["cor"]) == ("cor-1", "cor-1")
+    assert SIGNER.verify(made.click_token).cor_version == "cor-1"
+    shown = [line.strip() for line in prompts[0].lower().splitlines() if "often next" in line]
+    assert shown == ["often next: brown rice calories", "often next: brown rice water ratio"]
+
+
+async def test_when_the_model_cannot_answer_the_list_is_what_people_typed_next(
+    engine: AsyncEngine, writer: GroupCommit
+) -> None:
+    typed_next = ["Brown Rice", "brown rice calories", "call 0044 20 7946 0958 now", "wild rice", "rice cooker"]
+    co_occurrence = co_occurrence_of(KnowingSearcher({"brown rice": typed_next}))
+    await co_occurrence.refresh()
+    model = SayingEngine(lambda _: EngineUnavailable("It is starting."))
+    popular = await with_popular(engine, "weather tomorrow")
+
+    made = await recommender(engine, writer, model, popular, co_occurrence).recommend(REQUEST)
+
+    assert made.slate.served_by is ServedBy.COR
+    assert made.slate.degraded_reason == "engine_unavailable"
+    assert [candidate.text for candidate in made.slate.candidates] == ["brown rice calories", "wild rice"]
+    assert {candidate.source for candidate in made.slate.candidates} == {ServedBy.COR}
+
+
+async def test_where_nothing_is_known_of_a_query_popular_queries_follow(
+    engine: AsyncEngine, writer: GroupCommit
+) -> None:
+    co_occurrence = co_occurrence_of(KnowingSearcher({"pasta": ["pasta sauce"]}))
+    await co_occurrence.refresh()
+    model = SayingEngine(lambda _: EngineUnavailable("It is starting."))
+    popular = await with_popular(engine, "weather tomorrow")
+
+    made = await recommender(engine, writer, model, popular, co_occurrence).recommend(REQUEST)
+
+    assert made.slate.served_by is ServedBy.POPULAR

@@ -9,7 +9,7 @@ from service.contract.engine import Completion
 from service.contract.policy import Decoding, Policy
 from service.contract.types import PromptContext
 from trainer.catalogue.catalogue import load_catalogue
-from trainer.catalogue.compose import Example
+from trainer.catalogue.example import Example
 from trainer.evaluate import Written, evaluate, known_names, on_kind_share, score
 
 

@@ -4,7 +4,6 @@ It knows nothing about tokens or models. What a task's example is made of stands
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
@@ -12,30 +11,16 @@ from service.contract.query_text import match_key
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 from trainer.catalogue.asking import ask, bare, distinct, follow_ups, question, walk
 from trainer.catalogue.catalogue import AmbiguousWord, Catalogue, Facet, Form, Kind
+from trainer.catalogue.co_occurrence import annotated
+from trainer.catalogue.example import Example
 from trainer.catalogue.names import model_number, unseen_name
 from trainer.catalogue.typing_noise import as_typed
 
 TASK_SHARES = {"suggest": 0.52, "hint": 0.14, "clarify": 0.13, "predict": 0.12, "snippets": 0.09}
 _MADE_UP = 0.5
 _GENERIC = 0.25  # share of the kinds that stand for whatever the catalogue has no kind for
+_WITH_CO_QUERIES = {"suggest": 0.3, "hint": 0.3, "predict": 0.2, "clarify": 0.2, "snippets": 0.15}
 _LENGTHS = [3] * 12 + [1, 2, 4, 5, 6, 8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """What a person did, and the list they would most like to see.
-
-    `queries` is empty where a list is asked for, not taught. `entity` is what it is about (the first, where there are
-    several), `kind` and `facet` what is asked; all of them say where an example comes from and no model sees them.
-    """
-
-    task: str
-    context: PromptContext
-    queries: tuple[str, ...] = ()
-    texts: dict[str, str] = field(default_factory=dict)
-    entity: str = ""
-    kind: str = ""
-    facet: str = ""
 
 
 def compose(catalogue: Catalogue, seed: int, *, task: str | None = None) -> Iterator[Example]:
@@ -45,6 +30,8 @@ def compose(catalogue: Catalogue, seed: int, *, task: str | None = None) -> Iter
         rng = Random(f"{seed}:{task}:{number}")
         name = task or rng.choices(list(TASK_SHARES), list(TASK_SHARES.values()))[0]
         example = COMPOSERS[name](catalogue, rng)
+        if rng.random() < _WITH_CO_QUERIES[name]:
+            example = annotated(catalogue, example, rng)
         if len({match_key(query) for query in example.queries}) == len(example.queries):
             yield example
         number += 1
@@ -78,16 +65,13 @@ def queries_in_a_row(catalogue: Catalogue, seed: int) -> Iterator[tuple[str, ...
 
 
 def suggest(catalogue: Catalogue, rng: Random) -> Example:
-    """A query with or without its answer, session, documents and co-occurrence queries -> what is clicked next."""
+    """A query with or without its answer, session and documents -> what is clicked next."""
     kind = pick_kind(catalogue, rng)
     entity, n = pick_entity(catalogue, kind, rng), rng.choice(_LENGTHS)
     facet, query = question(kind, entity, rng)
     session = _session(catalogue, kind, entity, facet, rng) if rng.random() < 0.3 else ()
     asked = {match_key(text) for text in (query, *session)}
     queries = follow_ups(kind, facet, entity, n, asked, rng)
-    co_queries: tuple[str, ...] = ()
-    if rng.random() < 0.25:
-        co_queries, queries = _co_occurrence(catalogue, kind, facet, entity, queries, asked, rng)
     return Example(
         task="suggest",
         context=PromptContext(
@@ -96,7 +80,6 @@ def suggest(catalogue: Catalogue, rng: Random) -> Example:
             session=session,
             answer=facet.answer.replace("{e}", entity).lower() if rng.random() < 0.3 else None,
             documents=_documents(kind, facet, entity, rng) if rng.random() < 0.05 else (),
-            co_queries=co_queries,
         ),
         queries=tuple(queries),
         entity=entity,
@@ -212,23 +195,6 @@ def _session(catalogue: Catalogue, kind: Kind, entity: str, facet: Facet, rng: R
 def _documents(kind: Kind, facet: Facet, entity: str, rng: Random) -> tuple[str, ...]:
     facets = [facet, rng.choice(kind.facets)][: rng.randint(1, 2)]
     return tuple(other.answer.replace("{e}", entity).lower() for other in facets)
-
-
-def _co_occurrence(
-    catalogue: Catalogue, kind: Kind, facet: Facet, entity: str, queries: list[str], asked: set[str], rng: Random
-) -> tuple[tuple[str, ...], list[str]]:
-    """Co-occurrence queries, some of them relevant; the list takes up relevant ones (GQR 3.3, third point)."""
-    relevant = follow_ups(kind, facet, entity, rng.randint(1, 3), asked, rng)
-    noise = []
-    for _ in range(rng.randint(1, 3)):
-        other = pick_kind(catalogue, rng)
-        noise.append(ask(rng.choice(other.facets), pick_entity(catalogue, other, rng), rng))
-    if rng.random() < 0.25:
-        relevant = []
-    taken = [query for query in relevant if rng.random() < 0.7]
-    shown = [*relevant, *noise]
-    rng.shuffle(shown)
-    return tuple(shown), distinct([*taken, *queries], len(queries), asked)
 
 
 def _clarify_word(catalogue: Catalogue, word: AmbiguousWord, rng: Random) -> Example:

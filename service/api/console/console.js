@@ -26,7 +26,7 @@ const EXAMPLES = {
   ],
 };
 const SOURCES = { search: "Searched", click: "Clicked", purchase: "Bought", visit: "Visited" };
-const RUNGS = { model: "the language model", popular: "popular queries", none: "nothing" };
+const RUNGS = { model: "the language model", cor: "what people typed next", popular: "popular queries", none: "nothing" };
 const REASONS = {
   no_policy: "No model is installed",
   locale_not_supported: "The model does not know this language",
@@ -259,7 +259,7 @@ function describe(reply) {
   const why = whyDegraded(reply);
   const facts = {
     Task: reply.task, "Served by": RUNGS[reply.served_by] ?? reply.served_by,
-    Policy: reply.versions.policy ?? "none", Time: `${Math.round(reply.timings_ms.total ?? 0)} ms`,
+    Policy: reply.versions.policy ?? "none", "Co-occurrence": reply.versions.cor ?? "none", Time: `${Math.round(reply.timings_ms.total ?? 0)} ms`,
     Recorded: reply.recorded ? "yes, before it was shown" : "not yet: the database was slow",
     Impression: reply.impression_id.slice(0, 8),
   };

@@ -37,7 +37,8 @@ def reporter(metrics: Path, *, every_s: float = 15.0, quiet: bool = False) -> Re
             file.write(json.dumps({"done": round(done, 5), **figures, "eta_s": round(eta_s, 1)}) + "\n")
         if quiet:
             return
-        line = f"{done:6.1%}  " + "  ".join(f"{k} {v:,.4g}" for k, v in figures.items()) + f"  ETA {eta_s / 60:.1f} min"
+        line = f"{done:6.1%}  " + "  ".join(f"{k} {v:,.4g}" for k, v in figures.items())
+        line += f"  ETA {eta_s / 60:.1f} min" if gained > 0 else ""
         if live:
             console.print(line, end="\r" if done < 1.0 else "\n", highlight=False)
         else:
