@@ -63,10 +63,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a migrated, empty database, once of each kind."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{shutil.copy(request.getfixturevalue('migrated_sqlite'), tmp_path)}"
-    url: str = request.getfixturevalue("postgresql_url")
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True, connect_timeout=3) as connection:
+    return emptied(request.getfixturevalue("postgresql_url"))
+
+
+def emptied(postgresql_url: str) -> str:
+    """The URL, once no table of the shared database holds a row: what a test left must not reach the next."""
+    with psycopg.connect(postgresql_url.replace("+psycopg", ""), autocommit=True, connect_timeout=3) as connection:
         connection.execute(";".join(f"DELETE FROM {table}" for table in metadata.tables))
-    return url
+    return postgresql_url
 
 
 @pytest.fixture

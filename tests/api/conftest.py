@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.contract.settings import Settings
 from service.events.click_token import ClickClaims
+from tests.conftest import emptied
 from tests.service_process import ServiceProcess, running, scripted_policy
 
 
@@ -82,7 +83,7 @@ def service(
     kind, engine = request.param
     settings = {"engine": engine, "policy": str(policy_directory)}
     if kind == "postgresql":
-        settings["database_url"] = request.getfixturevalue("postgresql_url")
+        settings["database_url"] = emptied(request.getfixturevalue("postgresql_url"))
     settings |= {"timeouts__request_head_s": "1", "timeouts__request_body_s": "1", "timeouts__recommend_s": "1"}
     with running(tmp_path_factory.mktemp(f"{kind}-{engine}"), until="/readyz", **settings) as started:
         yield started
