@@ -62,7 +62,7 @@ class Searcher:
         self._index = index
         self._dictionary = dictionary
         self._rule = rule
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cor")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cor", initializer=_stay_alone)
         self._waiting: list[tuple[str, asyncio.Future[Any]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -134,6 +134,13 @@ class Searcher:
             self._working.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._dictionary.close()
+
+
+def _stay_alone() -> None:
+    """Compute in this thread alone: a second one gains nothing for one query, and waits for every busy core."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="openmp")  # torch's and FAISS's; OpenMP keeps the number for each thread
 
 
 def _settle(future: asyncio.Future[Any], answer: Any) -> None:
