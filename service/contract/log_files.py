@@ -4,7 +4,7 @@ It knows nothing about manifests, nor about where the files end up; `service/con
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -59,6 +59,23 @@ async def write_log(database: AsyncEngine, window: Window, directory: Path) -> d
             }
             for table in TABLES
         }
+
+
+def write_rows(table: Table, day: date, rows: Iterable[Mapping[str, Any]], directory: Path) -> int:
+    """Write rows of `table` that are all of one UTC day, in any order, as `write_log` would; returns their number."""
+    columns, schema = _columns(table), schema_of(table)
+    keys = [column.name for column in table.primary_key]
+    in_order = sorted(rows, key=lambda row: (row["at"], *(row[key] for key in keys)))
+    values = [
+        tuple(_as_text(row[c.name]) if isinstance(c.type, JSON) else row[c.name] for c in columns) for row in in_order
+    ]
+    path = directory / file_name(table.name, day)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, len(values), _GROUP_ROWS):
+            batch = _to_batch(table, schema, values[start : start + _GROUP_ROWS])
+            writer.write_table(pa.Table.from_batches([batch]), _GROUP_ROWS)
+    return len(values)
 
 
 def file_name(table: str, day: date) -> str:
@@ -147,7 +164,11 @@ def _arrow_type(column: Column[Any]) -> pa.DataType:
     return pa.int64() if isinstance(column.type, Integer) else pa.string()
 
 
-def _to_batch(table: Table, schema: pa.Schema, rows: Sequence[Row[Any]]) -> pa.RecordBatch:
+def _as_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _to_batch(table: Table, schema: pa.Schema, rows: Sequence[Row[Any]] | Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
     values: dict[str, Iterable[Any]] = dict(zip(schema.names, zip(*rows, strict=True), strict=False))
     for column in _columns(table):
         if isinstance(column.type, JSON):

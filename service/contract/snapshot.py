@@ -14,7 +14,8 @@ The same rows give the same bytes whichever database holds them; neither the tim
 import json
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
@@ -23,17 +24,21 @@ from shutil import rmtree
 from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract.artifact import publish, seal, verify
 from service.contract.database import check_schema, head_revision
 from service.contract.errors import ArtifactError, ConfigurationError
-from service.contract.log_files import TABLES, Window, file_name, schema_of, write_log
+from service.contract.log_files import TABLES, Window, file_name, schema_of, write_log, write_rows
 from service.contract.tables import DEFAULT_TENANT
 
 KIND = "snapshot"
 SETTLED_AFTER = timedelta(seconds=60)
 """Rows younger than this may still be on their way into the log."""
+
+
+WriteDay = Callable[[Table, date, Sequence[Mapping[str, Any]]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,34 @@ async def take_snapshot(
             f"The snapshot {output} cannot be written: {error.strerror or error}. Make room, or name another place."
         ) from error
     return open_snapshot(output), is_new
+
+
+@contextmanager
+def composed_snapshot(output: Path, since: datetime, until: datetime) -> Iterator[WriteDay]:
+    """A function that takes the rows of one table and UTC day; at the end they are the snapshot `output`.
+
+    For rows that no database holds, such as those of a simulation.
+
+    Raises:
+        ArtifactError: `output` is there already.
+        ConfigurationError: The window is empty.
+    """
+    if since >= until:
+        raise ConfigurationError(f"There is no moment from {since.isoformat()} until before {until.isoformat()}.")
+    window = Window(since=since, until=until, tenant=DEFAULT_TENANT)
+    counts: dict[str, dict[str, int]] = {table.name: {} for table in TABLES}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".snapshot-") as scratch:
+
+        def write_day(table: Table, day: date, rows: Sequence[Mapping[str, Any]]) -> None:
+            if rows:
+                counts[table.name][day.isoformat()] = write_rows(table, day, rows, draft)
+
+        draft = Path(scratch) / "draft"
+        draft.mkdir()
+        yield write_day
+        _seal(draft, window, counts)
+        publish(draft, output)
 
 
 def parse_moment(text: str) -> datetime:

@@ -1,0 +1,133 @@
+"""How well a query meets a need: known intent (entity, facet, relation) and words. No neural encoder.
+
+It knows nothing about positions, tastes or clicks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.audience.scene import Need, Scene
+from trainer.catalogue.catalogue import Catalogue, Form, Kind, words_of
+
+_STOP_WORDS = frozenset(
+    "a an and are at be by can do does for from how i in is it my of on or the to what with you".split()
+)
+_ABOUT = 0.6  # a query is about the facet whose words it shares best, when it shares this much of them
+COMPARE = "compare"
+
+Words = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What a query says to people with the needs of one scene.
+
+    `meets`: how well it meets each need, (needs,), 0 .. 1. `facet`: (kind, facet) it is about, None where it is about
+    none. `words`: its words; `rest`: those that name no entity of the scene.
+    """
+
+    meets: NDArray[np.float64]
+    facet: tuple[str, str] | None
+    words: Words
+    rest: tuple[str, ...]
+
+
+class Reader:
+    """Reads queries as the people of a catalogue do. `kinship`: see `Constants`."""
+
+    def __init__(self, catalogue: Catalogue, *, kinship: float) -> None:
+        self._kinship = kinship
+        self._facets = {kind.name: _facets_of(kind) for kind in catalogue.kinds}
+        self._related = {kind.name: _related(kind) for kind in catalogue.kinds}
+        for form in catalogue.forms:
+            self._facets[form.id] = _wishes(form)
+            self._related[form.id] = _same_direction(form)
+        self._matches = lru_cache(maxsize=200_000)(self._matches_of)
+
+    def read(self, scene: Scene, query: str) -> Reading:
+        """What `query` says in `scene`; of a snippet, the whole request it completes is given."""
+        words = words_of(query)
+        meets = np.array([self._meets(need, words) for need in scene.needs])
+        names = {word for need in scene.needs for word in words_of(need.about)}
+        rest = tuple(word for word in words if word not in names)
+        best = max(scene.needs, key=lambda need: _share(words_of(need.about), frozenset(words)))
+        return Reading(meets, self._facet(best, words), frozenset(words), rest)
+
+    def _meets(self, need: Need, words: tuple[str, ...]) -> float:
+        on_entity = _share(words_of(need.about), frozenset(words)) if need.about else 1.0
+        if need.text:
+            return on_entity * _overlap(_content(need.text), _content(" ".join(words)))
+        matches = self._matches(need.kind, _without(words, words_of(need.about)))
+        own = matches.get(need.facet, 0.0)
+        near = max((match for facet, match in matches.items() if self._kin(need, facet)), default=0.0)
+        return on_entity**2 * max(own, self._kinship * near)
+
+    def _kin(self, need: Need, facet: str) -> bool:
+        return (need.facet, facet) in self._related[need.kind]
+
+    def _facet(self, need: Need, words: tuple[str, ...]) -> tuple[str, str] | None:
+        if not need.kind or need.kind not in self._facets:
+            return None
+        matches = self._matches(need.kind, _without(words, words_of(need.about)))
+        best = max(matches, key=matches.__getitem__)
+        return (need.kind, best) if matches[best] >= _ABOUT else None
+
+    def _matches_of(self, kind: str, words: tuple[str, ...]) -> dict[str, float]:
+        """How much a query shares with the best way to ask for each facet, 0 .. 1."""
+        content = frozenset(words) - _STOP_WORDS or frozenset(words)
+        return {facet: max(_overlap(content, ask) for ask in asks) for facet, asks in self._facets[kind].items()}
+
+
+def similarity(one: Words, other: Words) -> float:
+    """Share of the words of both that they have in common (Jaccard)."""
+    return len(one & other) / max(1, len(one | other))
+
+
+def _facets_of(kind: Kind) -> dict[str, list[Words]]:
+    facets = {
+        facet.id: [_content(text.replace("{e}", "")) for text in (*facet.asks, facet.label)] for facet in kind.facets
+    }
+    return facets | {COMPARE: [_content(text.replace("{e}", "").replace("{f}", "")) for text in kind.compare]}
+
+
+def _wishes(form: Form) -> dict[str, list[Words]]:
+    """Each refinement, `group/number`, in every wrapper of the form: a snippet is judged with prefix and suffix."""
+    return {
+        f"{group}/{number}": [_content(f"{prefix} {snippet} {suffix}") for prefix, suffix in form.wrappers]
+        for group, snippets in enumerate(form.snippets)
+        for number, snippet in enumerate(snippets)
+    }
+
+
+def _same_direction(form: Form) -> frozenset[tuple[str, str]]:
+    groups = [[f"{group}/{number}" for number in range(len(snippets))] for group, snippets in enumerate(form.snippets)]
+    return frozenset((one, other) for group in groups for one in group for other in group if one != other)
+
+
+def _related(kind: Kind) -> frozenset[tuple[str, str]]:
+    ahead = {(relation.before, relation.after) for relation in kind.relations}
+    return frozenset(ahead | {(after, before) for before, after in ahead})
+
+
+def _content(text: str) -> Words:
+    words = frozenset(words_of(text))
+    return words - _STOP_WORDS or words
+
+
+def _without(words: tuple[str, ...], name: tuple[str, ...]) -> tuple[str, ...]:
+    names = frozenset(name)
+    return tuple(word for word in words if word not in names)
+
+
+def _share(wanted: Iterable[str], words: Words) -> float:
+    wanted = frozenset(wanted)
+    return len(wanted & words) / len(wanted) if wanted else 1.0
+
+
+def _overlap(one: Words, other: Words) -> float:
+    """Harmonic mean of the shares of each that the other has (F1)."""
+    return 2 * len(one & other) / max(1, len(one) + len(other))
