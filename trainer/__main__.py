@@ -1,4 +1,4 @@
-"""The command line of the offline half: `nextquery train sft`, `base`, `starter` and `evaluate`.
+"""The command line of the offline half: `nextquery train sft`, `base`, `starter`, `evaluate`, and `nextquery simulate`.
 
 It knows how to ask and how to show; torch is imported only inside a command.
 """
@@ -136,6 +136,59 @@ def evaluate_policy(
 
     quality, on_kind, _ = asyncio.run(measure(load_policy(policy), engine))
     _say({**asdict(quality), "on_kind_share": on_kind}, as_json)
+
+
+simulate = typer.Typer(add_completion=False, help="Let simulated people use a running service.")
+
+
+@simulate.callback(invoke_without_command=True)
+def simulate_people(
+    people: Annotated[int, typer.Option(help="People; each comes once a day.", min=1)] = 1000,
+    days: Annotated[int, typer.Option(help="Simulated days.", min=1)] = 7,
+    day_s: Annotated[float, typer.Option(help="Real seconds that a simulated day takes.", min=0.1)] = 60.0,
+    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8080",
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="Components that people meet; each as often as the others.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides who comes, when, and what they want.")] = 0,
+    second: Annotated[
+        int | None, typer.Option(help="Number of a second audience, drawn from the prior, instead of the first.")
+    ] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="JSON lines of real conversations; visits of `suggest` take their needs there.")
+    ] = None,
+    drift: Annotated[bool, typer.Option("--drift", help="Let their taste change from day to day.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let simulated people ask a running service, see its lists, click, and type their next query.
+
+    They come when they come, however slowly the service answers (open loop). The log gets real times, so a week of
+    them lies in the minutes that it took.
+    """
+    import asyncio
+
+    from service.contract.progress import reporter
+    from trainer.audience.audience import Audience
+    from trainer.audience.constants import FIRST, drawn
+    from trainer.audience.over_http import CrowdConfig, simulate_crowd
+    from trainer.audience.real import real_scenes
+
+    audience = Audience(FIRST if second is None else drawn(second))
+    shares = dict.fromkeys(tasks or ["suggest"], 1.0)
+    config = CrowdConfig(
+        url=url,
+        people=people,
+        days=days,
+        day_s=day_s,
+        shares=shares,
+        seed=seed,
+        drift=drift,
+        real=real_scenes(real) if real else (),
+    )
+    tally = asyncio.run(simulate_crowd(audience, config, reporter(None, every_s=5.0, quiet=as_json)))
+    result = {"audience": audience.constants.name, "digest": audience.constants.digest(), **tally.figures()}
+    rungs = {f"served by {rung}": count for rung, count in sorted(tally.rungs.items())}
+    _say(result | rungs | dict(tally.failures), as_json)
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:

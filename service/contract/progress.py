@@ -12,8 +12,10 @@ from pathlib import Path
 Report = Callable[[float, dict[str, float]], None]
 
 
-def reporter(metrics: Path, *, every_s: float = 15.0, quiet: bool = False) -> Report:
+def reporter(metrics: Path | None, *, every_s: float = 15.0, quiet: bool = False) -> Report:
     """A function to call after each step with the done share (0..1) and figures; it writes and prints now and then.
+
+    `metrics`: the file of JSON lines; None writes none.
 
     The remaining time is taken from the speed since the first call, so it holds for a resumed run as well.
     """
@@ -23,7 +25,8 @@ def reporter(metrics: Path, *, every_s: float = 15.0, quiet: bool = False) -> Re
     live = console.is_terminal and not quiet
     began: list[float] = []
     last = [0.0]
-    metrics.parent.mkdir(parents=True, exist_ok=True)
+    if metrics is not None:
+        metrics.parent.mkdir(parents=True, exist_ok=True)
 
     def report(done: float, figures: dict[str, float]) -> None:
         now = time.monotonic()
@@ -33,8 +36,9 @@ def reporter(metrics: Path, *, every_s: float = 15.0, quiet: bool = False) -> Re
         last[0] = now
         gained = done - began[1]
         eta_s = (1.0 - done) * (now - began[0]) / gained if gained > 0 else float("nan")
-        with metrics.open("a") as file:
-            file.write(json.dumps({"done": round(done, 5), **figures, "eta_s": round(eta_s, 1)}) + "\n")
+        if metrics is not None:
+            with metrics.open("a") as file:
+                file.write(json.dumps({"done": round(done, 5), **figures, "eta_s": round(eta_s, 1)}) + "\n")
         if quiet:
             return
         line = f"{done:6.1%}  " + "  ".join(f"{k} {v:,.4g}" for k, v in figures.items())

@@ -41,10 +41,10 @@ class Constants:
 
     name: str = "first"
     examination: tuple[float, ...] = EXAMINATION
-    base: float = -3.6
-    meets: float = 2.6
+    base: float = -3.7
+    meets: float = 2.4
     kinship: float = 0.35
-    wording: float = 1.7
+    wording: float = 1.8
     repeats: float = 2.5
     known: float = 1.5
     knows: float = 0.15

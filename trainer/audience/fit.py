@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from trainer.audience.audience import Audience
 from trainer.audience.constants import Constants
+from trainer.audience.listers import random_list
 from trainer.audience.scene import Scene
 from trainer.audience.scenes import draw_scene
-from trainer.catalogue.asking import ask
 from trainer.catalogue.catalogue import Catalogue
 
 RANKS = 10
@@ -37,7 +37,7 @@ def simulated_click_shares(audience: Audience, *, lists: int = 2000, seed: int =
     rng = Random(f"fit:{seed}")
     clicks = np.zeros(RANKS)
     for scene, queries in _lists(audience, rng, RANKS, lists):
-        clicks += audience.expected_p_click(scene, queries, rng, people=20)
+        clicks[: len(queries)] += audience.expected_p_click(scene, queries, rng, people=20)
     return _shares(clicks)
 
 
@@ -59,7 +59,7 @@ def grades_name_winner(audience: Audience, *, pairs: int = 1500, seed: int = 0) 
     rng = Random(f"grades:{seed}")
     named = []
     for scene, queries in _lists(audience, rng, 3, pairs):
-        other = _on_entity(audience, scene, 3, rng)
+        other = _random_queries(audience, scene, 3, rng)
         graded = [float(audience.grade(scene, each).mean()) for each in (queries, other)]
         clicked = [_ctr(audience, scene, each, rng) for each in (queries, other)]
         if graded[0] != graded[1]:
@@ -67,17 +67,14 @@ def grades_name_winner(audience: Audience, *, pairs: int = 1500, seed: int = 0) 
     return float(np.mean(named))
 
 
-def _lists(audience: Audience, rng: Random, n: int, count: int) -> Iterator[tuple[Scene, list[str]]]:
+def _lists(audience: Audience, rng: Random, n: int, count: int) -> Iterator[tuple[Scene, tuple[str, ...]]]:
     for _ in range(count):
         scene = draw_scene("suggest", audience.world, rng)
-        yield scene, _on_entity(audience, scene, n, rng)
+        yield scene, _random_queries(audience, scene, n, rng)
 
 
-def _on_entity(audience: Audience, scene: Scene, n: int, rng: Random) -> list[str]:
-    need = scene.needs[0]
-    facets = audience.world.catalogue.kind[need.kind].facets
-    in_turn = [facet for _ in range(0, n, len(facets)) for facet in rng.sample(facets, len(facets))]
-    return [ask(facet, need.about, rng) for facet in in_turn[:n]]
+def _random_queries(audience: Audience, scene: Scene, n: int, rng: Random) -> tuple[str, ...]:
+    return random_list(audience, scene, n, rng).queries
 
 
 def _ctr(audience: Audience, scene: Scene, queries: Sequence[str], rng: Random) -> float:

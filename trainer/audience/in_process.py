@@ -5,89 +5,47 @@ probabilities, which no log has, stand in a file beside the snapshot.
 """
 
 import asyncio
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.contract.engine import Engine, Sampling
-from service.contract.policy import Policy
 from service.contract.progress import Report
 from service.contract.query_text import match_key
 from service.contract.snapshot import composed_snapshot
 from service.contract.tables import DEFAULT_ARM, clicks, impressions, searches
-from service.contract.tasks import get_task
 from service.contract.types import ClickKind, Origin, PromptContext, ServedBy
 from trainer.audience.audience import Audience
+from trainer.audience.listers import Lister, Shown
 from trainer.audience.scene import Scene
+from trainer.audience.scenes import draw_scene
 from trainer.audience.visit import Reaction, Visit
-from trainer.encoding import PROMPT_BUDGET
 
-_MAX_TOKENS = 128
 _IMPRESSIONS_A_PERSON = 5  # on average, in the whole window
 _AT_ONCE = 256
 _READING, _TYPING = timedelta(seconds=3), timedelta(seconds=4)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A list: its queries and auxiliary texts, which policy wrote it from what prompt, and the sum of log-probabilities."""
-
-    queries: tuple[str, ...]
-    texts: dict[str, str] = field(default_factory=dict)
-    policy_version: str | None = None
-    fingerprint: str = ""
-    prompt_tokens: int = 0
-    sampling: dict[str, Any] = field(default_factory=dict)
-
-
-class Lister(Protocol):
-    """Whatever writes a list for a scene."""
-
-    async def __call__(self, scene: Scene, rng: Random) -> Shown:
-        """The list that people in `scene` are shown."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
-    """What to simulate. `drift`: taste turns from the first day on. `expected`: also the mean over 200 people."""
+    """What to simulate.
+
+    `people_a_list`: so many people come to the same scene and see the same list, as with a list from a cache; above 1
+    a visit is one list. `drift`: taste turns from the first day on. `expected`: also the mean over 200 people.
+    """
 
     task: str
     impressions: int
     since: datetime
     days: int
     seed: int = 0
+    people_a_list: int = 1
     drift: bool = False
     expected: bool = False
-
-
-def written_by(engine: Engine, policy: Policy) -> Lister:
-    """Lists that `policy` writes, sampled as the policy says, as serving samples them. The engine is started already."""
-    tokenizer, decoding = policy.tokenizer, asdict(policy.decoding)
-    logged = {**decoding, "max_tokens": _MAX_TOKENS, "n": 1}
-
-    async def lister(scene: Scene, rng: Random) -> Shown:
-        task = get_task(scene.task)
-        prompt = task.render(scene.context, tokenizer, budget=PROMPT_BUDGET)
-        seed = rng.getrandbits(31)
-        sampling = Sampling(max_tokens=_MAX_TOKENS, seed=seed, stop_token_ids=tokenizer.eos_ids, **decoding)
-        [completion] = await engine.generate(f"simulate-{rng.getrandbits(60)}", prompt.token_ids, sampling)
-        text = tokenizer.decode(completion.token_ids)
-        parsed = task.parse(text, n=scene.context.n, separator=tokenizer.format.separator)
-        return Shown(
-            queries=parsed.queries,
-            texts=dict(parsed.texts),
-            policy_version=policy.version,
-            fingerprint=task.fingerprint(tokenizer.format),
-            prompt_tokens=len(prompt.token_ids),
-            sampling={**logged, "seed": seed},
-        )
-
-    return lister
 
 
 async def simulate_log(
@@ -145,37 +103,61 @@ class _Rows:
 
 async def _one_day(lister: Lister, audience: Audience, config: LogConfig, day: datetime, number: int) -> _Rows:
     """Visits of one day, many at once; who comes depends on the seed and the day alone."""
-    wanted, rows, which = config.impressions // config.days, _Rows(), 0
+    wanted, rows, first = config.impressions // config.days, _Rows(), 0
     while len(rows.impressions) < wanted:
-        group = [_visit(lister, audience, config, day, number, each) for each in range(which, which + _AT_ONCE)]
+        at_once = min(_AT_ONCE, 1 + wanted // config.people_a_list)
+        group = [_scene(lister, audience, config, day, number, each) for each in range(first, first + at_once)]
         for visited in await asyncio.gather(*group):
             rows.add(visited)
-        which += _AT_ONCE
+        first += at_once
     return rows.first(wanted)
 
 
-async def _visit(
+async def _scene(
     lister: Lister, audience: Audience, config: LogConfig, day: datetime, number: int, which: int
 ) -> _Rows:
+    """The visits of the people who come to one scene."""
     rng = Random(f"{config.seed}:{config.task}:{number}:{which}")
-    visit = Visit(audience, config.task, rng, day=float(number) if config.drift else 0.0)
-    people = max(1, config.impressions // _IMPRESSIONS_A_PERSON)
-    who = {"user_id": f"u{rng.randrange(people):07d}", "session_id": f"s{config.seed}-{number}-{which}", "locale": "en"}
-    at = day + timedelta(seconds=rng.uniform(0, 86_000))
+    scene = draw_scene(config.task, audience.world, rng)
+    first = await lister(scene, rng)
     rows = _Rows()
-    while (scene := visit.scene) is not None:
-        origin, shown = visit.origin, await lister(scene, rng)
-        reaction = visit.see(shown.queries, shown.texts)
-        at += timedelta(seconds=rng.uniform(5, 60))
-        name = f"{int(at.timestamp() * 1000):012x}{rng.getrandbits(80):020x}"
-        if scene.context.query:
-            rows.searches.append(_search(name, at, scene.context.query, origin, who))
-        if reaction.typed:
-            rows.searches.append(_search(f"{name}-typed", at + _TYPING, reaction.typed, Origin.TYPED, who))
-        if shown.queries:
-            rows.impressions.append(_impression(name, at, scene, shown, who))
-            rows.clicks += [_click(name, at + _READING, scene.task, position, shown) for position in reaction.clicked]
-            rows.truth += _truth(name, audience, config, float(number), scene, shown, reaction, rng)
+    for person in range(config.people_a_list):
+        visit = Visit(audience, rng, scene, day=float(number) if config.drift else 0.0)
+        people = max(1, config.impressions // _IMPRESSIONS_A_PERSON)
+        session = f"s{config.seed}-{number}-{which}-{person}"
+        who = {"user_id": f"u{rng.randrange(people):07d}", "session_id": session, "locale": "en"}
+        at = day + timedelta(seconds=rng.uniform(0, 86_000))
+        shown = first
+        while (now := visit.scene) is not None:
+            rows.add(_seen(audience, config, visit, now, shown, who, at, rng))
+            if config.people_a_list > 1 or visit.scene is None:
+                break
+            at += timedelta(seconds=rng.uniform(5, 60))
+            shown = await lister(visit.scene, rng)
+    return rows
+
+
+def _seen(
+    audience: Audience,
+    config: LogConfig,
+    visit: Visit,
+    scene: Scene,
+    shown: Shown,
+    who: dict[str, str],
+    at: datetime,
+    rng: Random,
+) -> _Rows:
+    """What is logged of one list and of what the person made of it."""
+    origin, reaction, rows = visit.origin, visit.see(shown.queries, shown.texts), _Rows()
+    name = f"{int(at.timestamp() * 1000):012x}{rng.getrandbits(80):020x}"
+    if scene.context.query:
+        rows.searches.append(_search(name, at, scene.context.query, origin, who))
+    if reaction.typed:
+        rows.searches.append(_search(f"{name}-typed", at + _TYPING, reaction.typed, Origin.TYPED, who))
+    if shown.queries:
+        rows.impressions.append(_impression(name, at, scene, shown, who))
+        rows.clicks += [_click(name, at + _READING, scene.task, position, shown) for position in reaction.clicked]
+        rows.truth += _truth(name, audience, config.expected, visit.day, scene, shown, reaction, rng)
     return rows
 
 
@@ -255,7 +237,7 @@ def _search(name: str, at: datetime, query: str, origin: Origin, who: dict[str, 
 def _truth(
     name: str,
     audience: Audience,
-    config: LogConfig,
+    with_expected: bool,
     day: float,
     scene: Scene,
     shown: Shown,
@@ -263,13 +245,10 @@ def _truth(
     rng: Random,
 ) -> list[dict[str, Any]]:
     around = (shown.texts.get("prefix", ""), shown.texts.get("suffix", ""))
-    since = day if config.drift else 0.0
-    expected = (
-        audience.expected_p_click(scene, shown.queries, rng, around=around, day=since)
-        if config.expected
-        else reaction.p_click
-    )
+    expected: list[float | None] = [None] * len(shown.queries)
+    if with_expected:
+        expected = list(audience.expected_p_click(scene, shown.queries, rng, around=around, day=day).tolist())
     return [
-        {"impression_id": name, "position": position, "p_click": p, "expected": e if config.expected else None}
-        for position, (p, e) in enumerate(zip(reaction.p_click.tolist(), expected.tolist(), strict=True), 1)
+        {"impression_id": name, "position": position, "p_click": p, "expected": e}
+        for position, (p, e) in enumerate(zip(reaction.p_click.tolist(), expected, strict=True), 1)
     ]

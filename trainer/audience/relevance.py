@@ -43,17 +43,23 @@ class Reader:
         self._kinship = kinship
         self._facets = {kind.name: _facets_of(kind) for kind in catalogue.kinds}
         self._related = {kind.name: _related(kind) for kind in catalogue.kinds}
+        self._frames = {form.id: _frame(form) for form in catalogue.forms}
+        self._every_frame = frozenset[str]().union(*self._frames.values())
+        self._foreign: dict[str, Words] = {}
         for form in catalogue.forms:
             self._facets[form.id] = _wishes(form)
             self._related[form.id] = _same_direction(form)
+            own = self._frames[form.id].union(*(wish for wishes in _wishes(form).values() for wish in wishes))
+            self._foreign[form.id] = self._every_frame - own - _STOP_WORDS
         self._matches = lru_cache(maxsize=200_000)(self._matches_of)
 
     def read(self, scene: Scene, query: str) -> Reading:
         """What `query` says in `scene`; of a snippet, the whole request it completes is given."""
         words = words_of(query)
         meets = np.array([self._meets(need, words) for need in scene.needs])
-        names = {word for need in scene.needs for word in words_of(need.about)}
-        rest = tuple(word for word in words if word not in names)
+        names = frozenset(word for need in scene.needs for word in self._names(need))
+        wrapped = any(need.kind in self._frames for need in scene.needs)
+        rest = _without(words, names | self._every_frame if wrapped else names)
         best = max(scene.needs, key=lambda need: _share(words_of(need.about), frozenset(words)))
         return Reading(meets, self._facet(best, words), frozenset(words), rest)
 
@@ -61,7 +67,10 @@ class Reader:
         on_entity = _share(words_of(need.about), frozenset(words)) if need.about else 1.0
         if need.text:
             return on_entity * _overlap(_content(need.text), _content(" ".join(words)))
-        matches = self._matches(need.kind, _without(words, words_of(need.about)))
+        left = _without(words, self._names(need))
+        if not self._foreign.get(need.kind, frozenset()).isdisjoint(left):
+            return 0.0  # the text around a snippet asks for another form of writing
+        matches = self._matches(need.kind, left)
         own = matches.get(need.facet, 0.0)
         near = max((match for facet, match in matches.items() if self._kin(need, facet)), default=0.0)
         return on_entity**2 * max(own, self._kinship * near)
@@ -72,9 +81,13 @@ class Reader:
     def _facet(self, need: Need, words: tuple[str, ...]) -> tuple[str, str] | None:
         if not need.kind or need.kind not in self._facets:
             return None
-        matches = self._matches(need.kind, _without(words, words_of(need.about)))
+        matches = self._matches(need.kind, _without(words, self._names(need)))
         best = max(matches, key=matches.__getitem__)
         return (need.kind, best) if matches[best] >= _ABOUT else None
+
+    def _names(self, need: Need) -> Words:
+        """Words that say what a query is about, not what it wants: an entity, or the wrappers of a form of writing."""
+        return frozenset(words_of(need.about)) | self._frames.get(need.kind, frozenset())
 
     def _matches_of(self, kind: str, words: tuple[str, ...]) -> dict[str, float]:
         """How much a query shares with the best way to ask for each facet, 0 .. 1."""
@@ -94,10 +107,16 @@ def _facets_of(kind: Kind) -> dict[str, list[Words]]:
     return facets | {COMPARE: [_content(text.replace("{e}", "").replace("{f}", "")) for text in kind.compare]}
 
 
+def _frame(form: Form) -> Words:
+    """Words of the form's own prefixes and suffixes; those of another form stay and spoil what they complete."""
+    return frozenset(word for wrapper in form.wrappers for text in wrapper for word in words_of(text))
+
+
 def _wishes(form: Form) -> dict[str, list[Words]]:
-    """Each refinement, `group/number`, in every wrapper of the form: a snippet is judged with prefix and suffix."""
+    """The words of each refinement, by `group/number`."""
+    frame = _frame(form)
     return {
-        f"{group}/{number}": [_content(f"{prefix} {snippet} {suffix}") for prefix, suffix in form.wrappers]
+        f"{group}/{number}": [_content(snippet) - frame or _content(snippet)]
         for group, snippets in enumerate(form.snippets)
         for number, snippet in enumerate(snippets)
     }
@@ -118,8 +137,7 @@ def _content(text: str) -> Words:
     return words - _STOP_WORDS or words
 
 
-def _without(words: tuple[str, ...], name: tuple[str, ...]) -> tuple[str, ...]:
-    names = frozenset(name)
+def _without(words: tuple[str, ...], names: Words) -> tuple[str, ...]:
     return tuple(word for word in words if word not in names)
 
 
@@ -129,5 +147,5 @@ def _share(wanted: Iterable[str], words: Words) -> float:
 
 
 def _overlap(one: Words, other: Words) -> float:
-    """Harmonic mean of the shares of each that the other has (F1)."""
-    return 2 * len(one & other) / max(1, len(one) + len(other))
+    """Harmonic mean of the shares of each that the other has (F1); 1 where there is nothing in either."""
+    return 2 * len(one & other) / (len(one) + len(other)) if one or other else 1.0

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from service.contract.types import Origin, PromptContext
 from trainer.audience.audience import Audience
 from trainer.audience.scene import Need, Scene
-from trainer.audience.scenes import draw_scene
 
 _MOST_LISTS = 4  # in one visit
 _TYPES_ON = 0.6  # of those who found nothing type their need and look at the next list; the others search elsewhere
@@ -35,15 +34,13 @@ class Reaction:
 class Visit:
     """One person's session. `scene` is what they do now, `origin` where its query came from; None: they left."""
 
-    def __init__(
-        self, audience: Audience, task: str, rng: Random, *, day: float = 0.0, scene: Scene | None = None
-    ) -> None:
-        self.scene: Scene | None = scene or draw_scene(task, audience.world, rng)
+    def __init__(self, audience: Audience, rng: Random, scene: Scene, *, day: float = 0.0) -> None:
+        self.scene: Scene | None = scene
         self.origin = Origin.TYPED
+        self.day = day
         self._audience = audience
-        self._person = audience.people(self.scene, rng)
+        self._person = audience.people(scene, rng)
         self._rng = rng
-        self._day = day
         self._lists = 0
 
     def see(self, queries: Sequence[str], texts: Mapping[str, str]) -> Reaction:
@@ -60,7 +57,7 @@ class Visit:
         p_click = np.zeros(0)
         clicked: list[int] = []
         if queries:
-            p_click = self._audience.p_click(scene, queries, self._person, around=around, day=self._day)[0]
+            p_click = self._audience.p_click(scene, queries, self._person, around=around, day=self.day)[0]
             clicked = self._audience.clicks(scene, p_click, self._rng)
         need = scene.needs[int(self._person.needs[0])]
         said = queries[clicked[0] - 1] if clicked else self._audience.world.say(need, self._rng)
