@@ -34,6 +34,7 @@ SECOND = 1
 _SCENES, _SCENES_OF_BEST, _LISTS_OF_BEST, _PEOPLE = 600, 100, 64, 200
 _RULES = ("random", "question_again", "cor_only", "sft", "best_of_64")
 _SEARCHED = 60_000  # lists whose searches retrieval learns from
+_OF = ("trainer/audience", "trainer/catalogue", "deploy/starter/sft", "tests/bench/audience.py")
 _SINCE = datetime(2026, 10, 1, tzinfo=UTC)
 
 
@@ -44,7 +45,7 @@ def _bars() -> list[Bar]:
 
 def _cells() -> list[Cell]:
     return [
-        Cell(f"{task}{end}", lambda task=task, constants=constants, end=end: _measure(task, constants, end))
+        Cell(f"{task}{end}", lambda task=task, constants=constants, end=end: _measure(task, constants, end), of=_OF)
         for constants, end in ((FIRST, ""), (drawn(SECOND), "_second"))
         for task in TASKS
     ]

@@ -4,6 +4,7 @@ It knows nothing about what is measured.
 """
 
 import argparse
+import hashlib
 import json
 import operator
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _CELLS = ROOT / ".bench"
+_RESUMES_S = 12 * 3600
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 
 
@@ -29,38 +31,55 @@ class Bar:
     unit: str
     sign: str = ""
     limit: float = 0.0
+    digits: int = 4
 
-    def judge(self, value: float) -> dict[str, Any]:
-        """The figure as it is printed."""
+    def judge(self, value: float | None) -> dict[str, Any]:
+        """The figure as it is printed; one that was not measured has no value and does not hold."""
+        holds = value is not None and bool(_COMPARE[self.sign](value, self.limit)) if self.sign else None
         return {
             "name": self.name,
-            "value": round(value, 4),
+            "value": None if value is None else round(value, self.digits),
             "unit": self.unit,
             "bar": f"{self.sign} {self.limit:g}" if self.sign else None,
-            "holds": bool(_COMPARE[self.sign](value, self.limit)) if self.sign else None,
+            "holds": holds,
         }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to measure: it gives some of the figures, by name."""
+    """One thing to measure: it gives some of the figures, by name.
+
+    `of`: files and folders that it measures; what was measured counts until one of them changes. Without any it counts
+    for this commit alone. `about_s`: seconds that it takes, where that is long.
+    """
 
     name: str
     measure: Callable[[], dict[str, float]]
+    of: tuple[str, ...] = ()
+    about_s: float = 0.0
 
 
-def main(bench: str, bars: list[Bar], cells: list[Cell]) -> int:
-    """Measure what is not measured yet at this commit, print all figures; 0 when every bar holds."""
+def main(bench: str, bars: list[Bar], cells: list[Cell], *, within_s: float = float("inf")) -> int:
+    """Measure what is not measured yet, print all figures; 0 when every bar holds.
+
+    Without `--full` no cell is begun that would not end `within_s`; what it gives is then not measured, and says so.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{bench}")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     parser.add_argument("--full", action="store_true", help="measure every cell again; a run that was cut off resumes")
     parser.add_argument("--only", nargs="*", help="cells to measure: " + ", ".join(cell.name for cell in cells))
     arguments = parser.parse_args()
     values: dict[str, float] = {}
+    ends = time.monotonic() + (float("inf") if arguments.full else within_s)
     for cell in cells:
-        if not arguments.only or cell.name in arguments.only:
+        if arguments.only and cell.name not in arguments.only:
+            continue
+        if _kept(bench, cell, fresh=arguments.full) or time.monotonic() + cell.about_s < ends:
             values |= _measured(bench, cell, fresh=arguments.full)
-    figures = [bar.judge(values[bar.name]) for bar in bars if bar.name in values]
+        else:
+            print(f"{bench}: {cell.name} takes longer than is left; --full measures it.", file=sys.stderr, flush=True)
+    wanted = bars if not arguments.only else [bar for bar in bars if bar.name in values]
+    figures = [bar.judge(values.get(bar.name)) for bar in wanted]
     result = {"bench": bench, "commit": commit(), "machine": machine(), "figures": figures}
     print(json.dumps(result, indent=2) if arguments.json else _table(result))
     return 0 if all(figure["holds"] is not False for figure in figures) else 1
@@ -81,12 +100,10 @@ def machine() -> str:
 
 
 def _measured(bench: str, cell: Cell, *, fresh: bool) -> dict[str, float]:
-    path = _CELLS / bench / f"{commit()}-{cell.name}.json"
-    recent = path.is_file() and time.time() - path.stat().st_mtime < 3 * 3600
-    if path.is_file() and "+" not in path.name and (recent or not fresh):
+    if path := _kept(bench, cell, fresh=fresh):
         return dict(json.loads(path.read_text()))
     print(f"{bench}: measuring {cell.name} ...", file=sys.stderr, flush=True)
-    started = time.monotonic()
+    started, path = time.monotonic(), _file(bench, cell)
     found = cell.measure()
     print(f"{bench}: {cell.name} took {time.monotonic() - started:.0f} s: {found}", file=sys.stderr, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,12 +111,31 @@ def _measured(bench: str, cell: Cell, *, fresh: bool) -> dict[str, float]:
     return found
 
 
+def _kept(bench: str, cell: Cell, *, fresh: bool) -> Path | None:
+    """Where an earlier run left what it measured, if it still counts; a fresh run takes what its last hours left."""
+    path = _file(bench, cell)
+    recent = path.is_file() and time.time() - path.stat().st_mtime < _RESUMES_S
+    return path if path.is_file() and "+" not in path.name and (recent or not fresh) else None
+
+
+def _file(bench: str, cell: Cell) -> Path:
+    return _CELLS / bench / f"{_version_of(cell.of) if cell.of else commit()}-{cell.name}.json"
+
+
+def _version_of(paths: tuple[str, ...]) -> str:
+    """A hash of what git has under `paths`, with `+` when one of them differs from it."""
+    trees = [_git("rev-parse", f"HEAD:{path}") for path in paths]
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:12] + ("+" if dirty else "")
+
+
 def _table(result: dict[str, Any]) -> str:
     lines = [f"{result['bench']} at {result['commit']} on {result['machine']}"]
     for figure in result["figures"]:
         mark = {True: "holds", False: "FAILS", None: ""}[figure["holds"]]
         bar = figure["bar"] or ""
-        lines.append(f"  {figure['name']:<36} {figure['value']:>10g} {figure['unit']:<8} {bar:<10} {mark}".rstrip())
+        value = "not run" if figure["value"] is None else f"{figure['value']:g}"
+        lines.append(f"  {figure['name']:<36} {value:>10} {figure['unit']:<8} {bar:<10} {mark}".rstrip())
     return "\n".join(lines)
 
 
