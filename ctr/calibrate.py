@@ -25,7 +25,8 @@ class Platt:
         """Calibrated probabilities, kept within [1e-6, 1 - 1e-6], same shape."""
         from scipy.special import expit
 
-        return np.clip(expit(self.slope * logits.astype(np.float64) + self.offset), LEAST, MOST)
+        p: NDArray[np.float64] = expit(self.slope * logits.astype(np.float64) + self.offset)
+        return p.clip(LEAST, MOST)
 
 
 def fit_platt(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Platt:

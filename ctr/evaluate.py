@@ -50,16 +50,14 @@ def evaluate(data: Dataset, predictions: Mapping[str, Floats], *, seed: int = 0)
         methods={name: _measure(test, p, np.arange(len(test))) for name, p in predictions.items()},
         diff_ctr={name: _diff_ctr(test, p, samples) for name, p in predictions.items()},
         slices={
-            kind: {
-                name: _measure(test, ours, np.flatnonzero(values == name)) for name in _in_order(values)
-            }
+            kind: {str(name): _measure(test, ours, np.flatnonzero(values == name)) for name in _in_order(values)}
             for kind, values in _slices(data).items()
         },
     )
 
 
 def frequency_of(train: Rows, test: Rows) -> NDArray[Any]:
-    """"head", "torso" or "tail" for each test row: by how often its query was shown in training, (R,).
+    """Head, torso or tail, for each test row: by how often its query was shown in training, (R,).
 
     Cut so that each has about a third of the rows shown; rows of one query are never parted, so parts may differ.
     """

@@ -123,16 +123,15 @@ def diff_ctr(p_theta: Sequence[float] | Floats, p_real: Sequence[float] | Floats
 
 def _pairs(labels: ArrayLike, p: ArrayLike, groups: ArrayLike) -> tuple[Floats, Floats, Any]:
     """For each group: pairs in the right order (Mann-Whitney's U), all pairs, and rows."""
-    y, p = np.asarray(labels, np.float64), np.asarray(p, np.float64)
     _, group = np.unique(np.asarray(groups), return_inverse=True)
-    order = np.lexsort((p, group))
-    y, p, group = y[order], p[order], group[order]
+    order = np.lexsort((np.asarray(p), group))
+    y, score, group = np.asarray(labels, np.float64)[order], np.asarray(p, np.float64)[order], group[order]
     sizes = np.bincount(group)
-    is_new = np.ones(len(p), bool)  # starts of runs of equal probabilities in one group
-    is_new[1:] = (p[1:] != p[:-1]) | (group[1:] != group[:-1])
+    differs = (score[1:] != score[:-1]) | (group[1:] != group[:-1])
+    is_new = np.concatenate([[True], differs])[: len(score)]  # starts of runs of equal probabilities in one group
     begins = np.flatnonzero(is_new)
     run = np.cumsum(is_new) - 1
-    length = np.diff(np.append(begins, len(p)))
+    length = np.diff(np.append(begins, len(score)))
     rank = begins[run] + (length[run] + 1) / 2  # mean rank of the run, from 1
     rank = rank - (np.cumsum(sizes) - sizes)[group]
     clicked = np.bincount(group, y, minlength=len(sizes))

@@ -46,7 +46,7 @@ class ClickConfig(PretrainedConfig):  # type: ignore[misc]
 
     model_type = "nextquery-click"
 
-    backbone: dict[str, Any] | None = None
+    backbone: Any = None
     variant: str = "ctx"
     positions: int = 1
     keep_share: float = 1.0
@@ -122,9 +122,7 @@ def from_scratch(
     return ClickModel(_config(encoder, tokenizer, variant, positions, keep_share))
 
 
-def from_start(
-    start: str, tokenizer: Any, *, variant: str, positions: int, keep_share: float = 1.0
-) -> ClickModel:
+def from_start(start: str, tokenizer: Any, *, variant: str, positions: int, keep_share: float = 1.0) -> ClickModel:
     """A click model around a trained encoder, by path or hub id.
 
     Raises:

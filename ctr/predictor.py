@@ -142,6 +142,20 @@ def open_predictor(directory: Path, *, cached: int = _CACHED) -> Predictor:
         ArtifactError: It is no click predictor, a file is missing or altered, its tokenizer is another one than it was
             trained with, or a weight is not a finite number.
     """
+    model, tokenizer, platt, manifest = load_verified(directory)
+    return Predictor(
+        model,
+        tokenizer,
+        platt,
+        version=str(manifest["version"]),
+        task=str(manifest["task"]),
+        sha256=manifest_sha256(directory),
+        cached=cached,
+    )
+
+
+def load_verified(directory: Path) -> tuple[Any, Any, Platt, dict[str, Any]]:
+    """Model, tokenizer, calibration and manifest of a predictor; raises as `open_predictor` does."""
     manifest = verify(directory)
     if manifest.get("kind") != KIND:
         raise ArtifactError(
@@ -150,15 +164,7 @@ def open_predictor(directory: Path, *, cached: int = _CACHED) -> Predictor:
     model, tokenizer = _load(directory)
     refuse_unfit(model, tokenizer, directory)
     platt = manifest["calibration"]
-    return Predictor(
-        model,
-        tokenizer,
-        Platt(platt["slope"], platt["offset"]),
-        version=str(manifest["version"]),
-        task=str(manifest["task"]),
-        sha256=manifest_sha256(directory),
-        cached=cached,
-    )
+    return model, tokenizer, Platt(platt["slope"], platt["offset"]), manifest
 
 
 def refuse_unfit(model: Any, tokenizer: Any, name: Path) -> None:

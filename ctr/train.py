@@ -89,7 +89,7 @@ def train(
     torch.manual_seed(config.seed)
     rows, layout = data.train, layout_for(tokenizer, config.variant, data.positions)
     model = _new_model(data, tokenizer, config).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=_learning_rate(config), fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate_of(config), fused=True)
     state = _load_state(work, model, optimizer, device)
     steps_per_epoch = math.ceil(len(rows) / config.batch_size)
     total = config.epochs * steps_per_epoch
@@ -103,9 +103,11 @@ def train(
     while state["step"] < min(total, max_steps) and state["unimproved"] < config.patience:
         chosen = next(batches)
         batch = compose(rows.lists, rows.list_first[rows.row_list[chosen]], rows.position[chosen], layout)
-        labels, weights = (torch.from_numpy(each[chosen].astype(np.float32)).to(device) for each in (rows.label, rows.weight))
+        labels, weights = (
+            torch.from_numpy(each[chosen].astype(np.float32)).to(device) for each in (rows.label, rows.weight)
+        )
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(config) * _schedule(state["step"] / total, config.warmup_share)
+            group["lr"] = learning_rate_of(config) * _schedule(state["step"] / total, config.warmup_share)
         with precision:
             logits = model(*to_tensors(batch, device))
         loss = binary_cross_entropy_with_logits(logits, labels, weight=weights)  # GQR eq. 5
@@ -126,13 +128,16 @@ def train(
     _save_state(work, model, optimizer, state)
     if state["best"] is not None and state["step"] < max_steps:
         model.load_state_dict(state["best"])
-    return Trained(
-        model=model.eval(), layout=layout, steps=state["step"], validation_logloss=state["best_loss"]
-    )
+    return Trained(model=model.eval(), layout=layout, steps=state["step"], validation_logloss=state["best_loss"])
+
+
+def learning_rate_of(config: TrainConfig) -> float:
+    """The learning rate as given, else 5e-4 from scratch and 3e-5 from a trained encoder."""
+    return config.learning_rate or (3e-5 if config.start else 5e-4)
 
 
 def _new_model(data: Dataset, tokenizer: Any, config: TrainConfig) -> ClickModel:
-    facts = {
+    facts: dict[str, Any] = {
         "variant": config.variant.value,
         "positions": data.positions,
         "keep_share": data.train.keep_share,
@@ -145,10 +150,6 @@ def _new_model(data: Dataset, tokenizer: Any, config: TrainConfig) -> ClickModel
     with torch.no_grad():
         model.mlp[-1].bias.fill_(math.log(clicks / (shown - clicks)))  # begins at the click rate
     return model
-
-
-def _learning_rate(config: TrainConfig) -> float:
-    return config.learning_rate or (3e-5 if config.start else 5e-4)
 
 
 def _schedule(done: float, warmup_share: float) -> float:
