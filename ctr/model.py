@@ -159,3 +159,7 @@ def _config(encoder: Any, tokenizer: Any, variant: str, positions: int, keep_sha
         keep_share=keep_share,
         tokenizer_fingerprint=fingerprint(tokenizer),
     )
+
+
+AutoConfig.register(ClickConfig.model_type, ClickConfig)
+AutoModel.register(ClickConfig, ClickModel)

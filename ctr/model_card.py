@@ -75,7 +75,7 @@ def model_card(config: Any, evaluation: Evaluation, facts: Mapping[str, Any]) ->
         width=shape.get("hidden_size", 768),
         variant=config.variant,
         positions=config.positions,
-        window=" to ".join(facts["window"]),
+        window=" to ".join(moment[:10] for moment in facts["window"]),
         parts="\n".join(
             f"| {part} | {_span(days)} | {facts['rows'][part]:,} |" for part, days in facts["days"].items()
         ),

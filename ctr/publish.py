@@ -38,6 +38,9 @@ def write_draft(
 
     `labels` (R,) and `predictions` (R,) are of the test rows, for the plots.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     measured = asdict(evaluation)
     model.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
