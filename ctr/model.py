@@ -17,6 +17,7 @@ from ctr.tokenizer import fingerprint
 from service.contract.errors import ConfigurationError
 
 LONGEST_ROW = 4 + QUERY_TOKENS * (MOST_POSITIONS + 1)
+_BERT_RANGE, _BERT_HIDDEN = 0.02, 768  # a narrower model begins with larger weights, or it hardly leaves its plateau
 _BACKBONES = {"bert": BertConfig, "roberta": RobertaConfig, "albert": AlbertConfig}
 
 
@@ -51,6 +52,7 @@ class ClickConfig(PretrainedConfig):  # type: ignore[misc]
     positions: int = 1
     keep_share: float = 1.0
     tokenizer_fingerprint: str = ""
+    initializer_range: float = 0.02
 
 
 class ClickModel(PreTrainedModel):  # type: ignore[misc]
@@ -117,6 +119,7 @@ def from_scratch(
         intermediate_size=4 * shape.hidden,
         max_position_embeddings=512 + (pad_id + 1 if backbone == "roberta" else 0),
         pad_token_id=pad_id,
+        initializer_range=_BERT_RANGE * (_BERT_HIDDEN / shape.hidden) ** 0.5,
         **options,
     )
     return ClickModel(_config(encoder, tokenizer, variant, positions, keep_share))
@@ -158,6 +161,7 @@ def _config(encoder: Any, tokenizer: Any, variant: str, positions: int, keep_sha
         positions=positions,
         keep_share=keep_share,
         tokenizer_fingerprint=fingerprint(tokenizer),
+        initializer_range=getattr(encoder, "initializer_range", _BERT_RANGE),
     )
 
 

@@ -93,8 +93,8 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, tokenizer):
 def test_training_stops_when_the_later_day_gains_no_more_and_returns_its_best(tmp_path, tokenizer):
     random = np.random.default_rng(0)
     log = [
-        Shown(f"{number:04}", number // 100, f"q {random.integers(99)}", (f"w {random.integers(99)}",), (1,) * int(random.random() < 0.3))
-        for number in range(400)
+        Shown(f"{n:04}", n // 100, f"q {random.integers(99)}", (f"w {random.integers(99)}",), clicked)
+        for n, clicked in enumerate([(1,) if random.random() < 0.3 else () for _ in range(400)])
     ]  # fmt: skip
     data = build_dataset(snapshot_of(tmp_path / "log", log), tokenizer, tmp_path / "data", DataConfig(task="suggest"))
     config = replace(TINY, epochs=200, batch_size=16, patience=3, checks_per_epoch=1)
@@ -122,13 +122,13 @@ def test_progress_is_written_as_json_lines(tmp_path, data, tokenizer):
 
 
 def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
-    # A click on the second query comes when the first ends alike: neither plain nor pid can know.
+    # The second query is clicked when the first was red, and neither plain nor pid can know that.
     random = np.random.default_rng(0)
     log = []
     for number in range(4_000):
-        before, target = random.choice(["red", "blue"], 2)
-        clicked = (2,) if random.random() < (0.6 if before == target else 0.1) else ()
-        log.append(Shown(f"{number:04}", number // 1_000, "colour", (str(before), str(target)), clicked))
+        before = str(random.choice(["red", "blue"]))
+        clicked = (2,) if random.random() < (0.6 if before == "red" else 0.1) else ()
+        log.append(Shown(f"{number:04}", number // 1_000, "colour", (before, "tea"), clicked))
     config = DataConfig(task="suggest")
     data = build_dataset(snapshot_of(tmp_path / "log", log), tokenizer, tmp_path / "data", config)
     second = np.flatnonzero(data.test.position[:] == 2)
@@ -136,11 +136,12 @@ def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
     found = {}
     for variant in Variant:
         trained = train(
-            data, tokenizer, tmp_path / variant, replace(TINY, variant=variant, size="small", epochs=12), quiet=True
+            data, tokenizer, tmp_path / variant, replace(TINY, variant=variant), quiet=True
         )
         found[variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
 
-    # The true rule has AUC .78 here; of 1,000 rows the standard error of an AUC is about .016.
+    # Of clicks .6 / .7 follow red, of other rows .4 / 1.3: the rule itself has AUC .857 * .692 + (.857 * .308 + .143 *
+    # .692) / 2 = .775, which of 1,000 rows has a standard error of about .016. Constant scores have exactly a half.
     assert found[Variant.CTX] > 0.7
-    assert abs(found[Variant.PLAIN] - 0.5) < 4 * 0.019
-    assert abs(found[Variant.PID] - 0.5) < 4 * 0.019
+    assert found[Variant.PLAIN] == pytest.approx(0.5, abs=0.01)  # rounding may order equal rows
+    assert found[Variant.PID] == pytest.approx(0.5, abs=0.01)
