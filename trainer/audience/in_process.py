@@ -35,7 +35,8 @@ class LogConfig:
     """What to simulate.
 
     `people_a_list`: so many people come to the same scene and see the same list, as with a list from a cache; above 1
-    a visit is one list. `drift`: taste turns from the first day on. `expected`: also the mean over 200 people.
+    a visit is one list. `drift`: taste turns from the first day on. `expected_days`: on so many days, the last ones,
+    the truth has also the mean over 200 people.
     """
 
     task: str
@@ -45,7 +46,7 @@ class LogConfig:
     seed: int = 0
     people_a_list: int = 1
     drift: bool = False
-    expected: bool = False
+    expected_days: int = 0
 
 
 async def simulate_log(
@@ -148,6 +149,7 @@ def _seen(
     rng: Random,
 ) -> _Rows:
     """What is logged of one list and of what the person made of it."""
+    with_expected = at >= config.since + timedelta(days=config.days - config.expected_days)
     origin, reaction, rows = visit.origin, visit.see(shown.queries, shown.texts), _Rows()
     name = f"{int(at.timestamp() * 1000):012x}{rng.getrandbits(80):020x}"
     if scene.context.query:
@@ -157,7 +159,7 @@ def _seen(
     if shown.queries:
         rows.impressions.append(_impression(name, at, scene, shown, who))
         rows.clicks += [_click(name, at + _READING, scene.task, position, shown) for position in reaction.clicked]
-        rows.truth += _truth(name, audience, config.expected, visit.day, scene, shown, reaction, rng)
+        rows.truth += _truth(name, audience, with_expected, visit.day, scene, shown, reaction, rng)
     return rows
 
 

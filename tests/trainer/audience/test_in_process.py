@@ -39,7 +39,7 @@ async def test_the_log_is_a_snapshot_with_as_many_impressions_each_day_as_asked_
 
 async def test_the_truth_has_each_query_shown_and_clicks_follow_it(tmp_path: Path) -> None:
     truth_path = await simulate_log(
-        at_random(AUDIENCE), AUDIENCE, config(impressions=3000, expected=True, people_a_list=4), tmp_path / "log"
+        at_random(AUDIENCE), AUDIENCE, config(impressions=3000, expected_days=3, people_a_list=4), tmp_path / "log"
     )
 
     truth = {(row["impression_id"], row["position"]): row for row in pq.read_table(truth_path).to_pylist()}
