@@ -1,0 +1,211 @@
+"""The command line of click prediction: train, evaluate, publish.
+
+It knows how to ask and how to show; every command imports what it needs when it is called.
+"""
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from service.contract.settings import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Learn from the log what people click.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and no progress.")]
+SnapshotDir = Annotated[Path, typer.Option(help="The snapshot to learn from.")]
+Task = Annotated[str, typer.Option(help="The task to predict clicks for; * is all.")]
+Days = Annotated[int, typer.Option(help="Days of the window, of which the last two stop and calibrate.", min=3)]
+TestDays = Annotated[int, typer.Option(help="Days after the window to measure on; at most a third of all.", min=1)]
+Work = Annotated[Path | None, typer.Option(help="Holds runs that are under way.", show_default="in the data directory")]
+
+
+@app.callback()
+def ctr() -> None:
+    """Learn from the log what people click."""
+
+
+@app.command()
+def train(
+    snapshot: SnapshotDir,
+    task: Task,
+    variant: Annotated[str, typer.Option(help="plain, pid or ctx: what a row holds besides the two queries.")] = "ctx",
+    backbone: Annotated[str, typer.Option(help="From scratch: bert, roberta or albert.")] = "bert",
+    size: Annotated[str, typer.Option(help="From scratch: tiny, small, medium or base.")] = "small",
+    start: Annotated[str | None, typer.Option(help="A trained encoder by path or hub id, instead of scratch.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="By path or hub id.", show_default="of --start, else all-MiniLM-L6-v2")
+    ] = None,
+    days: Days = 14,
+    test_days: TestDays = 7,
+    keep_share: Annotated[float, typer.Option(help="Share of the lists without a click to keep.", min=0, max=1)] = 1.0,
+    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    learning_rate: Annotated[
+        float | None, typer.Option(show_default="5e-4 from scratch, 3e-5 from a trained encoder")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 1,
+    cross_encoder: Annotated[
+        bool, typer.Option("--cross-encoder", help="Compare with sentence-transformers' cross-encoder too.")
+    ] = False,
+    destination: Annotated[
+        Path | None, typer.Option(help="Where predictors appear.", show_default="ctr in the data directory")
+    ] = None,
+    work: Work = None,
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Put it into service.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a click predictor on a snapshot, calibrate and measure it on later days, and register it."""
+    settings = _settings()
+    from ctr.build import BuildConfig, build
+    from ctr.dataset import DataConfig
+    from ctr.train import TrainConfig
+    from service.contract.snapshot import open_snapshot
+
+    config = BuildConfig(
+        work=work or settings.data_dir / "ctr-work",
+        data=DataConfig(task=task, days=days, test_days=test_days, keep_share=keep_share),
+        train=TrainConfig(
+            variant=_variant(variant),
+            backbone=backbone,
+            size=size,
+            start=start,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        ),
+        tokenizer=tokenizer,
+        cross_encoder=cross_encoder,
+    )
+    made = build(open_snapshot(snapshot), destination or settings.data_dir / "ctr", config, quiet=as_json)
+    _record(settings, made.directory, promote=promote)
+    if as_json:
+        return _print_json({**made.manifest, "directory": made.directory, "is_new": made.is_new, "promoted": promote})
+    _print_evaluation(made.manifest["evaluation"])
+    if skipped := sum(made.manifest["skipped"].values()):
+        print(f"{skipped:,} lists were left out: they were erased, or cannot be read.")
+    print(f"{made.version} is in {made.directory}" + (", and in service." if promote else ", and registered."))
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[Path, typer.Argument(help="A predictor, or the version of a registered one.")],
+    snapshot: SnapshotDir,
+    task: Annotated[str | None, typer.Option(help="The task to measure on.", show_default="its own")] = None,
+    days: Days = 14,
+    test_days: TestDays = 7,
+    work: Work = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a predictor on the last days of a snapshot, beside baselines that learn from the days before."""
+    settings = _settings()
+    from ctr.build import evaluate_published
+    from ctr.dataset import DataConfig
+    from service.contract.artifact import verify
+    from service.contract.snapshot import open_snapshot
+
+    place = _place(settings, directory)
+    config = DataConfig(task=task or str(verify(place).get("task")), days=days, test_days=test_days)
+    found = asdict(evaluate_published(open_snapshot(snapshot), place, config, work or settings.data_dir / "ctr-work"))
+    if as_json:
+        return _print_json(found)
+    _print_evaluation(found)
+
+
+@app.command()
+def publish(
+    directory: Annotated[Path, typer.Argument(help="A predictor, or the version of a registered one.")],
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Put it into service.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a predictor, and with --promote put it into service."""
+    settings = _settings()
+    place = _place(settings, directory)
+    _record(settings, place, promote=promote)
+    if as_json:
+        return _print_json({"version": place.name, "directory": place, "promoted": promote})
+    print(f"{place.name} is {'in service' if promote else 'registered'}.")
+
+
+def _record(settings: "Settings", directory: Path, *, promote: bool) -> None:
+    from ctr import publish as publishing
+
+    async def put(database: "AsyncEngine") -> None:
+        await (publishing.promote if promote else publishing.register)(database, directory)
+
+    _with_database(settings, put)
+
+
+def _with_database(settings: "Settings", act: "Callable[[AsyncEngine], Coroutine[Any, Any, None]]") -> None:
+    import asyncio
+
+    from service.contract.database import check_schema, create
+
+    async def run() -> None:
+        database = create(settings.resolved_database_url(), settings.timeouts)
+        try:
+            await check_schema(database)
+            await act(database)
+        finally:
+            await database.dispose()
+
+    asyncio.run(run())
+
+
+def _settings() -> "Settings":
+    from service.contract.settings import load_settings
+
+    return load_settings()
+
+
+def _variant(name: str) -> Any:
+    from ctr.features import Variant
+    from service.contract.errors import ConfigurationError
+
+    if name not in list(Variant):
+        raise ConfigurationError(f"There is no variant {name!r}. The variants are {', '.join(Variant)}.")
+    return Variant(name)
+
+
+def _place(settings: "Settings", directory: Path) -> Path:
+    return directory if directory.exists() else settings.data_dir / "ctr" / directory
+
+
+def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ["auc", "gauc", "pair_accuracy", "logloss", "normalised_entropy", "pcoc", "ece"]
+    first = next(iter(evaluation["methods"].values()))
+    title = f"{first['rows']:,} rows with {first['clicks']:,} clicks, on days after training"
+    table = Table(
+        "method", *(name.replace("_", " ") for name in [*columns, "diff_ctr"]), title=title, title_justify="left"
+    )
+    for method, figures in evaluation["methods"].items():
+        values = [*(figures[column] for column in columns), evaluation["diff_ctr"][method]]
+        table.add_row(method, *("-" if value is None else f"{value:.4f}" for value in values))
+    Console().print(table)
+    if slices := evaluation.get("slices"):
+        by_slice = Table("slice", "rows", *(name.replace("_", " ") for name in columns))
+        for kind, parts in slices.items():
+            for name, figures in parts.items():
+                cells = ("-" if figures[column] is None else f"{figures[column]:.4f}" for column in columns)
+                by_slice.add_row(f"{kind} {name}", f"{figures['rows']:,}", *cells)
+        Console().print(by_slice)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, default=str, indent=2))
+
+
+if __name__ == "__main__":
+    from service.contract.command_line import main
+
+    main()
