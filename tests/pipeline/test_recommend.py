@@ -17,12 +17,14 @@ from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, Origin, ServedBy
 from service.events.click_token import TokenSigner
 from service.events.group_commit import GroupCommit, Outcome, Write
+from service.pipeline.choose import Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
 from service.pipeline.record import Recorder
 from service.pipeline.request import RecommendRequest
+from service.pipeline.score import ClickPrediction
 from tests.fakes import KnowingSearcher, SayingEngine, co_occurrence_of, own_policy
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -66,6 +68,7 @@ def recommender(
     generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, decoding={})
     return Recommender(
         generator,
+        Chooser(ClickPrediction({})),
         co_occurrence or co_occurrence_of(None),
         popular or popular_of(engine),
         Recorder(writer, SIGNER),
