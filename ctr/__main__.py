@@ -26,6 +26,9 @@ TestDays = Annotated[int, typer.Option(help="Days after the window to measure on
 Work = Annotated[Path | None, typer.Option(help="Holds runs that are under way.", show_default="in the data directory")]
 
 
+_FIGURES = ("auc", "pair_accuracy", "logloss", "pcoc", "ece")
+
+
 @app.callback()
 def ctr() -> None:
     """Learn from the log what people click."""
@@ -182,23 +185,24 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ["auc", "gauc", "pair_accuracy", "logloss", "normalised_entropy", "pcoc", "ece"]
-    first = next(iter(evaluation["methods"].values()))
+    methods = evaluation["methods"]
+    first = next(iter(methods.values()))
     title = f"{first['rows']:,} rows with {first['clicks']:,} clicks, on days after training"
-    table = Table(
-        "method", *(name.replace("_", " ") for name in [*columns, "diff_ctr"]), title=title, title_justify="left"
-    )
-    for method, figures in evaluation["methods"].items():
-        values = [*(figures[column] for column in columns), evaluation["diff_ctr"][method]]
-        table.add_row(method, *("-" if value is None else f"{value:.4f}" for value in values))
+    table = Table("figure", *methods, title=title, title_justify="left")
+    for name in (*_FIGURES, "normalised_entropy", "gauc"):
+        table.add_row(name.replace("_", " "), *(_cell(figures[name]) for figures in methods.values()))
+    table.add_row("diff_ctr (eq. 9)", *(_cell(evaluation["diff_ctr"][method]) for method in methods))
     Console().print(table)
     if slices := evaluation.get("slices"):
-        by_slice = Table("slice", "rows", *(name.replace("_", " ") for name in columns))
+        by_slice = Table("slice", "rows", *(name.replace("_", " ") for name in _FIGURES))
         for kind, parts in slices.items():
             for name, figures in parts.items():
-                cells = ("-" if figures[column] is None else f"{figures[column]:.4f}" for column in columns)
-                by_slice.add_row(f"{kind} {name}", f"{figures['rows']:,}", *cells)
+                by_slice.add_row(f"{kind} {name}", f"{figures['rows']:,}", *(_cell(figures[each]) for each in _FIGURES))
         Console().print(by_slice)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _print_json(value: Any) -> None:

@@ -58,7 +58,7 @@ class CrossEncoderBaseline:
                     num_train_epochs=self._epochs,
                     per_device_train_batch_size=self._batch_size,
                     learning_rate=self._learning_rate,
-                    warmup_ratio=0.05,
+                    warmup_steps=0.05,
                     use_cpu=not torch.cuda.is_available(),
                     bf16=torch.cuda.is_available() or computes_in_bfloat16(),
                     seed=self._seed,

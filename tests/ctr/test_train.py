@@ -135,9 +135,7 @@ def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
 
     found = {}
     for variant in Variant:
-        trained = train(
-            data, tokenizer, tmp_path / variant, replace(TINY, variant=variant), quiet=True
-        )
+        trained = train(data, tokenizer, tmp_path / variant, replace(TINY, variant=variant), quiet=True)
         found[variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
 
     # Of clicks .6 / .7 follow red, of other rows .4 / 1.3: the rule itself has AUC .857 * .692 + (.857 * .308 + .143 *
