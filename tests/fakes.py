@@ -140,7 +140,8 @@ async def prediction_of(predictor: KnowingPredictor | None, *, task: str = "*") 
 class SayingEngine:
     """Completes every prompt with what `say(prompt token ids)` returns, each token at log-probability -0.5.
 
-    Of several texts that it returns, each sample says the next one. An exception that it returns is raised. `delay_s` passes first. `aborted` lists the requests that were cancelled.
+    Of several texts that it returns, each sample says the next one; an exception that it returns is raised.
+    `delay_s` passes first. `aborted` lists the requests that were cancelled.
     """
 
     name = "saying"
