@@ -99,6 +99,7 @@ class Runtime:
         )
         quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
         self.clicks = ClickIntake(self.writer, signer, quarantine)
+        await self.click_prediction.start()
         if self.policy is not None and settings.engine != "off":
             await self.engine.start()
         fresh = (self.popular.keep_fresh(), self.co_occurrence.keep_fresh(), self.click_prediction.keep_fresh())

@@ -21,18 +21,22 @@ if TYPE_CHECKING:  # it brings numpy, then torch: a service that scores nothing 
 
 _LOG = logging.getLogger(__name__)
 
+_MOST_ROWS = 64  # of a batch: a core scores so many in about 30 ms, and those behind can give up meanwhile
+_WARM_UP = PromptContext(n=3, query="brown rice", session=("rice",))
+
 Asked = tuple[PromptContext, Sequence[str]]  # a list of queries, and what it was written for
 Probabilities = tuple[float, ...]  # p_click of each query of a list, given those above it
+_Question = tuple["asyncio.Future[list[Probabilities]]", Sequence[Asked]]
 
 
 class Scorer:
-    """One click predictor with a thread of its own. All lists that wait when it is free are scored as one batch."""
+    """One click predictor with a thread of its own. What waits when it is free is scored as one batch, first come first."""
 
     def __init__(self, predictor: "Predictor") -> None:
         self.version = predictor.version
         self._predictor = predictor
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctr", initializer=_stay_alone)
-        self._waiting: list[tuple[asyncio.Future[list[Probabilities]], Sequence[Asked]]] = []
+        self._waiting: list[_Question] = []
         self._working: asyncio.Task[None] | None = None
 
     async def p_click(self, lists: Sequence[Asked]) -> list[Probabilities]:
@@ -54,7 +58,7 @@ class Scorer:
 
     async def _work(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, []
+            batch = self._next_batch()
             lists = [each for _, asked in batch for each in asked]
             try:
                 scored = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, lists)
@@ -69,6 +73,14 @@ class Scorer:
                 mine = [next(answers) for _ in asked]
                 if not future.done():
                     future.set_result(mine)
+
+    def _next_batch(self) -> "list[_Question]":
+        rows, count = 0, 0
+        while count < len(self._waiting) and (rows < _MOST_ROWS or not count):
+            rows += sum(len(queries) for _, queries in self._waiting[count][1])
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
 
     def _score(self, lists: list[Asked]) -> list[Probabilities]:
         scored = [tuple(map(float, p)) for p in self._predictor.p_click_lists(lists)]
@@ -114,6 +126,11 @@ class ClickPrediction:
         """Why a newer predictor is not taken up."""
         return " ".join(dict.fromkeys(kept.problem for kept in self._champions.values() if kept.problem)) or None
 
+    async def start(self) -> None:
+        """Load what every predictor needs, which stalls a process for most of a second: later, requests would wait."""
+        if self._champions:
+            await asyncio.to_thread(_load_libraries)
+
     async def keep_fresh(self) -> None:
         """Look for new champions for ever; whatever goes wrong, those in service stay."""
         while self._champions:
@@ -134,7 +151,10 @@ class ClickPrediction:
 async def open_scorer(directory: Path, task: str) -> Scorer:
     """The predictor that `nextquery ctr train` published in `directory`, to score lists of `task` ("*" is all).
 
+    It has scored a list when it is returned: the first one takes longer, and shows whether it can.
+
     Raises:
+        PredictionError: It cannot score.
         ArtifactError: It is no click predictor, is damaged, or is for another task.
     """
     predictor = await asyncio.to_thread(_open, directory)
@@ -143,7 +163,20 @@ async def open_scorer(directory: Path, task: str) -> Scorer:
             f"{directory} is a click predictor for {predictor.task!r}, and cannot score for {task!r}. Promote it for its "
             "own task."
         )
-    return Scorer(predictor)
+    scorer = Scorer(predictor)
+    try:
+        await scorer.p_click([(_WARM_UP, ["brown rice calories", "wild rice"])])
+    except BaseException:
+        await scorer.close()
+        raise
+    return scorer
+
+
+def _load_libraries() -> None:
+    import torch  # noqa: F401
+    from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401
+
+    import ctr.predictor  # noqa: F401
 
 
 def _open(directory: Path) -> "Predictor":

@@ -52,6 +52,19 @@ async def test_all_lists_that_wait_are_one_batch_and_each_asker_gets_its_own() -
     await scorer.close()
 
 
+async def test_a_batch_is_bounded_so_that_the_first_need_not_wait_for_the_last() -> None:
+    predictor = KnowingPredictor(half, delay_s=0.05)
+    scorer = scorer_of(predictor)
+    asking = [asyncio.create_task(scorer.p_click([(RICE, ["a"] * 20)] * 2)) for _ in range(3)]
+
+    await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+
+    assert [task.done() for task in asking] == [True, True, False]  # 80 rows are over the bound, a whole list is kept
+    await asyncio.wait(asking)
+    assert [len(lists) for lists in predictor.asked] == [4, 2]
+    await scorer.close()
+
+
 async def test_a_question_that_was_given_up_is_never_asked() -> None:
     predictor = KnowingPredictor(half, delay_s=0.1)
     scorer = scorer_of(predictor)
