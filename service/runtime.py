@@ -188,7 +188,9 @@ class Runtime:
         champion = await registry.champion(self.database, "ctr", task)
         if champion is None or champion.task != task:  # that of "*" is opened once, not for each task
             return None
-        return champion.version, partial(open_scorer, champion.directory, task)
+        return champion.version, partial(
+            open_scorer, champion.directory, task, timeout_s=self.settings.timeouts.ctr_open_s
+        )
 
     async def _database_state(self) -> str:
         try:

@@ -148,22 +148,42 @@ class ClickPrediction:
             await kept.close()
 
 
-async def open_scorer(directory: Path, task: str) -> Scorer:
+async def open_scorer(directory: Path, task: str, *, timeout_s: float) -> Scorer:
     """The predictor that `nextquery ctr train` published in `directory`, to score lists of `task` ("*" is all).
 
     It has scored a list when it is returned: the first one takes longer, and shows whether it can.
 
     Raises:
-        PredictionError: It cannot score.
         ArtifactError: It is no click predictor, is damaged, or is for another task.
+        PredictionError: It cannot score, or was not ready after `timeout_s`.
     """
-    predictor = await asyncio.to_thread(_open, directory)
+    try:
+        async with asyncio.timeout(timeout_s):
+            predictor = await asyncio.to_thread(_open, directory)
+            _refuse_other_task(predictor, task, directory)
+            return await _warm(Scorer(predictor))
+    except TimeoutError:
+        raise PredictionError(
+            f"The click predictor {directory} was not ready after {timeout_s:g} s. Usually the machine is busy; else "
+            "raise NEXTQUERY_TIMEOUTS__CTR_OPEN_S, or promote a smaller one."
+        ) from None
+
+
+def _open(directory: Path) -> "Predictor":
+    from ctr.predictor import open_predictor
+
+    return open_predictor(directory)
+
+
+def _refuse_other_task(predictor: "Predictor", task: str, directory: Path) -> None:
     if predictor.task not in (task, ANY_TASK):
         raise ArtifactError(
             f"{directory} is a click predictor for {predictor.task!r}, and cannot score for {task!r}. Promote it for its "
             "own task."
         )
-    scorer = Scorer(predictor)
+
+
+async def _warm(scorer: Scorer) -> Scorer:
     try:
         await scorer.p_click([(_WARM_UP, ["brown rice calories", "wild rice"])])
     except BaseException:
@@ -177,12 +197,6 @@ def _load_libraries() -> None:
     from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401
 
     import ctr.predictor  # noqa: F401
-
-
-def _open(directory: Path) -> "Predictor":
-    from ctr.predictor import open_predictor  # loads torch, which takes seconds: not in the event loop
-
-    return open_predictor(directory)
 
 
 def _stay_alone() -> None:
