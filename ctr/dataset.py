@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ctr.arrays import ArrayWriter
-from ctr.features import tokenize
+from ctr.features import MOST_POSITIONS, tokenize
 from ctr.impressions import Impression, Reader
 from ctr.rows import COLUMNS, Rows, open_rows
 from service.contract.errors import ConfigurationError
@@ -68,8 +68,8 @@ class Dataset:
 
     @property
     def positions(self) -> int:
-        """The largest position that training sees."""
-        return int(self.train.position.max())
+        """The largest position that training sees, at most that of the longest list a task has."""
+        return min(MOST_POSITIONS, int(self.train.position.max()))
 
 
 def build_dataset(snapshot: Snapshot, tokenizer: Any, directory: Path, config: DataConfig) -> Dataset:

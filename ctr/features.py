@@ -24,7 +24,7 @@ from service.contract.types import EventSource, PromptContext
 
 QUERY_TOKENS = 24  # a query's own tokens; the longest query that may be shown, 160 characters, has about 30
 MOST_POSITIONS = 12  # the longest list that a task has (snippets)
-_STEP = 8  # rows are padded to a multiple of it
+_STEP = 2  # rows are padded to a multiple of it
 
 Ints = NDArray[np.integer[Any]]
 

@@ -22,6 +22,7 @@ from service.contract.types import ClickKind, EventSource, HistoryEvent, PromptC
 LATE_DAYS = 7  # a click token is valid for so many days by default, so a click may come so much later
 _COLUMNS = ["impression_id", "task", "arm", "user_id", "session_id", "query", "context", "candidates", "n_shown"]
 _FETCHED = 2_000
+_LONGEST = 255  # a position is one byte on disk; the longest list of a task has 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Texts of the list in order. Raises ValueError where one is missing, as after an erasure."""
     candidates = json.loads(row["candidates"])
     queries = tuple(one_line(each["text"]) for each in sorted(candidates, key=lambda each: int(each["position"])))
-    if len(queries) != row["n_shown"] or not all(queries):
+    if not (len(queries) == row["n_shown"] <= _LONGEST and all(queries)):
         raise ValueError("a query of the list is missing")
     if [each["position"] for each in candidates] != list(range(1, len(queries) + 1)):
         raise ValueError("positions are not 1..N")

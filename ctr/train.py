@@ -22,6 +22,7 @@ from ctr.metrics import logloss
 from ctr.model import ClickModel, from_scratch, from_start
 from ctr.rows import Rows
 from ctr.score import score_rows, to_tensors
+from ctr.vocabulary import narrow, used_tokens, widen
 from service.contract.errors import ArtifactError
 from service.contract.hardware import computes_in_bfloat16
 from service.contract.progress import reporter
@@ -89,6 +90,8 @@ def train(
     torch.manual_seed(config.seed)
     rows, layout = data.train, layout_for(tokenizer, config.variant, data.positions)
     model = _new_model(data, tokenizer, config).to(device)
+    used = used_tokens((data.train.lists.tokens, data.validation.lists.tokens), layout, len(tokenizer))
+    narrow(model, used)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate_of(config), fused=True)
     state = _load_state(work, model, optimizer, device)
     steps_per_epoch = math.ceil(len(rows) / config.batch_size)
@@ -128,6 +131,7 @@ def train(
     _save_state(work, model, optimizer, state)
     if state["best"] is not None and state["step"] < max_steps:
         model.load_state_dict(state["best"])
+    widen(model)
     return Trained(model=model.eval(), layout=layout, steps=state["step"], validation_logloss=state["best_loss"])
 
 

@@ -138,12 +138,11 @@ def test_publishing_registers_and_promotes_only_when_asked(settings: str, built:
 
 
 def test_evaluating_shows_a_table_of_methods_and_slices(settings: str, built: Build, place_of_log: Path) -> None:
-    as_json = run("evaluate", built.directory, "--snapshot", place_of_log, "--json")
     shown = run("evaluate", built.directory, "--snapshot", place_of_log)
 
-    found = json.loads(as_json.stdout)
-    published = json.loads((built.directory / "metrics.json").read_text())
-    assert found["methods"]["nextquery"]["auc"] == pytest.approx(published["methods"]["nextquery"]["auc"], abs=1e-4)
+    published = json.loads((built.directory / "metrics.json").read_text())["methods"]["nextquery"]
+    assert shown.exit_code == 0, shown.output
+    assert f"{published['auc']:.3f}" in shown.stdout
     assert "hashed_words" in shown.stdout
     assert "frequency head" in shown.stdout
 

@@ -65,8 +65,8 @@ def test_a_row_is_laid_out_as_in_figure_2():
     ]  # fmt: skip
     assert batch.segments[0, :17].tolist() == [0] * 15 + [1, 1]
     assert batch.domains[0, :17].tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 4 + [4] * 3
-    assert batch.mask[0].tolist() == [1] * 17 + [0] * 7
-    assert batch.token_ids[0, 17:].tolist() == [PAD] * 7
+    assert batch.mask[0].tolist() == [1] * 17 + [0]
+    assert batch.token_ids[0, 17:].tolist() == [PAD]
 
 
 def test_a_plain_row_has_the_two_queries_only():

@@ -11,6 +11,7 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, Dis
 from ctr.features import Variant, compose, layout_for, lists_of, tokenize
 from ctr.model import ClickModel, from_scratch, from_start
 from ctr.score import score_rows, to_tensors
+from ctr.vocabulary import narrow, used_tokens, widen
 from service.contract.errors import ConfigurationError
 
 ROUNDING = 1e-6  # of logits below 1 in float32
@@ -152,3 +153,30 @@ def test_an_unknown_backbone_or_size_is_refused(tokenizer, backbone, size):
 def test_an_encoder_that_is_not_there_is_refused(tmp_path, tokenizer):
     with pytest.raises(ConfigurationError, match="cannot be loaded"):
         from_start(str(tmp_path / "nothing"), tokenizer, variant="ctx", positions=3)
+
+
+def test_training_the_tokens_that_occur_is_training_all(tokenizer):
+    lists, first, position = rows(tokenizer)
+    layout = layout_for(tokenizer, Variant.CTX, 3)
+    used = used_tokens([lists.tokens], layout, len(tokenizer))
+    labels = torch.tensor([1.0, 0, 0, 1, 0, 0])
+    weights = []
+    for is_narrow in (False, True):
+        torch.manual_seed(0)
+        model = from_scratch("albert", "tiny", tokenizer, variant="ctx", positions=3)
+        if is_narrow:
+            narrow(model, used)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(3):
+            logits = model(*to_tensors(compose(lists, first, position, layout), "cpu"))
+            torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if is_narrow:
+            widen(model)
+        weights.append(model.state_dict())
+
+    assert len(used) < 50
+    assert weights[0].keys() == weights[1].keys()
+    # Adam divides by the size of the gradient, so rounding of those near 0 may move a weight by a fraction of a step.
+    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-3

@@ -61,10 +61,12 @@ KILLED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
+import torch
 from ctr.dataset import _open
 from ctr.tokenizer import default_tokenizer, load_tokenizer
 from ctr.train import train
 from tests.ctr.test_train import SHORT
+torch.set_num_threads(1)
 train(_open(Path(sys.argv[1])), load_tokenizer(default_tokenizer()), Path(sys.argv[2]), SAVES_OFTEN, quiet=True)
 """
 
