@@ -40,7 +40,7 @@ class Timeouts(BaseModel):
     )
     cor_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer co-occurrence build.")
     ctr_s: float = Field(
-        0.1, gt=0, description="Longest wait for click probabilities, a quarter of the deadline at most."
+        0.2, gt=0, description="Longest wait for click probabilities, a quarter of the deadline at most."
     )
     ctr_open_s: float = Field(60, gt=0, description="Opening a click predictor, a first list scored included.")
     ctr_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer click predictor.")

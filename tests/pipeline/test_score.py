@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from service.contract.errors import ArtifactError, DatabaseError, NextQueryError, PredictionError
 from service.contract.types import PromptContext
-from service.pipeline.score import ClickPrediction, Scorer
+from service.pipeline.score import ClickPrediction, Scorer, open_scorer
+from tests.ctr.tiny_predictor import tiny_predictor
 from tests.fakes import KnowingPredictor
 
 RICE = PromptContext(n=3, query="rice")
@@ -243,6 +245,23 @@ def test_a_service_that_scores_nothing_imports_neither_the_predictor_nor_torch()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_predictor_computes_in_its_thread_alone() -> None:
+    threads: list[int] = []
+    scorer = scorer_of(KnowingPredictor(lambda *_: threads.append(torch.get_num_threads()) or 0.5))
+
+    await scorer.p_click([(RICE, ["brown rice"])])
+
+    assert threads == [1]
+    await scorer.close()
+
+
+async def test_a_predictor_that_is_not_ready_in_time_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    directory = tiny_predictor(tmp_path / "ctr-1", version="ctr-1")
+
+    with pytest.raises(PredictionError, match="NEXTQUERY_TIMEOUTS__CTR_OPEN_S"):
+        await open_scorer(directory, "*", timeout_s=0.001)
 
 
 async def test_closing_does_not_wait_for_a_predictor_that_hangs() -> None:
