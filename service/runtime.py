@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import text
@@ -27,11 +28,13 @@ from service.events.click_token import TokenSigner, load_or_create_secret
 from service.events.group_commit import GroupCommit
 from service.events.intake import ClickIntake
 from service.events.quarantine import Quarantine
+from service.pipeline.choose import Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
 from service.pipeline.record import Recorder
+from service.pipeline.score import ClickPrediction, Scorer, open_scorer
 
 _LOG = logging.getLogger(__name__)
 _DEADLINE_S = {"cuda": 0.3, "cpu": 2.0}  # RELIABILITY.md I5
@@ -64,6 +67,10 @@ class Runtime:
             timeout_s=times.cor_s,
             refresh_s=times.cor_refresh_s,
         )
+        scored = () if settings.ctr_use == "off" else (registry.ANY_TASK, *all_tasks())
+        self.click_prediction = ClickPrediction(
+            {task: partial(self._newest_predictor, task) for task in scored}, refresh_s=times.ctr_refresh_s
+        )
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -84,6 +91,7 @@ class Runtime:
         )
         self.recommender = Recommender(
             generator,
+            self._chooser(),
             self.co_occurrence,
             self.popular,
             Recorder(self.writer, signer),
@@ -91,9 +99,10 @@ class Runtime:
         )
         quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
         self.clicks = ClickIntake(self.writer, signer, quarantine)
+        await self.click_prediction.start()
         if self.policy is not None and settings.engine != "off":
             await self.engine.start()
-        fresh = (self.popular.keep_fresh(), self.co_occurrence.keep_fresh())
+        fresh = (self.popular.keep_fresh(), self.co_occurrence.keep_fresh(), self.click_prediction.keep_fresh())
         self._background = [asyncio.create_task(keeping) for keeping in fresh]
 
     def begin_stop(self) -> None:
@@ -113,6 +122,7 @@ class Runtime:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self.co_occurrence.close()
+        await self.click_prediction.close()
         await self.engine.close()
         await self.writer.close()
         await self.database.dispose()
@@ -124,7 +134,19 @@ class Runtime:
         engine = "off" if self.settings.engine == "off" else self.policy_problem or self.engine.state.phase
         builds = self.co_occurrence
         cor = builds.problem or ("ready" if builds.version else "off")
-        return {"database": await self._database_state(), "engine": engine, "cor": cor}
+        predictors = self.click_prediction
+        ctr = predictors.problem or ("ready" if predictors.versions else "off")
+        return {"database": await self._database_state(), "engine": engine, "cor": cor, "ctr": ctr}
+
+    def _chooser(self) -> Chooser:
+        settings = self.settings
+        return Chooser(
+            self.click_prediction,
+            use=settings.ctr_use,
+            best_of=settings.ctr_best_of,
+            explore_share=settings.ctr_explore_share,
+            timeout_s=settings.timeouts.ctr_s,
+        )
 
     def _create_engine(self) -> Engine:
         if self.policy is None:
@@ -161,6 +183,14 @@ class Runtime:
             )
 
         return champion.version, open_it
+
+    async def _newest_predictor(self, task: str) -> tuple[str, Callable[[], Awaitable[Scorer]]] | None:
+        champion = await registry.champion(self.database, "ctr", task)
+        if champion is None or champion.task != task:  # that of "*" is opened once, not for each task
+            return None
+        return champion.version, partial(
+            open_scorer, champion.directory, task, timeout_s=self.settings.timeouts.ctr_open_s
+        )
 
     async def _database_state(self) -> str:
         try:

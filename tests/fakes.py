@@ -6,6 +6,8 @@ It knows nothing about HTTP or databases.
 import asyncio
 import json
 import tempfile
+import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,9 @@ from retrieval.searcher import CoQuery, Found
 from service.contract.engine import Adapter, Completion, Sampling
 from service.contract.policy import Policy
 from service.contract.tokenizer import PromptTokenizer, TextFormat
+from service.contract.types import PromptContext
 from service.pipeline.co_occurrence import CoOccurrence
+from service.pipeline.score import ClickPrediction, Scorer
 from tests.tiny_models import make_tokenizer
 from trainer.tokenizer import train_tokenizer
 
@@ -85,15 +89,64 @@ def co_occurrence_of(searcher: KnowingSearcher | None, *, tasks: Sequence[str] =
     return CoOccurrence(newest, tasks=tasks)
 
 
+class KnowingPredictor:
+    """Knows click probabilities by heart: `p(the queries above, the query)`; an exception that it returns is raised.
+
+    `delay_s` passes first, in the thread that asks. `asked` has the lists of each call, `threads` where it was made.
+    """
+
+    def __init__(
+        self,
+        p: Callable[[Sequence[str], str], float | Exception],
+        *,
+        version: str = "ctr-1",
+        task: str = "*",
+        delay_s: float = 0.0,
+    ) -> None:
+        self.version = version
+        self.task = task
+        self.delay_s = delay_s
+        self.asked: list[list[list[str]]] = []
+        self.threads: set[str] = set()
+        self._p = p
+
+    def p_click_lists(self, lists: Sequence[tuple[PromptContext, Sequence[str]]]) -> list[list[float]]:
+        self.asked.append([list(queries) for _, queries in lists])
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self.delay_s)
+        return [[self._one(queries[:k], queries[k]) for k in range(len(queries))] for _, queries in lists]
+
+    def _one(self, above: Sequence[str], query: str) -> float:
+        p = self._p(above, query)
+        if isinstance(p, Exception):
+            raise p
+        return p
+
+
+async def prediction_of(predictor: KnowingPredictor | None, *, task: str = "*") -> ClickPrediction:
+    """Click prediction whose champion for `task` is `predictor`, taken up already."""
+
+    async def newest() -> tuple[str, Callable[[], Awaitable[Scorer]]] | None:
+        async def open_it() -> Scorer:
+            return Scorer(predictor)  # type: ignore[arg-type]
+
+        return (predictor.version, open_it) if predictor else None
+
+    made = ClickPrediction({task: newest})
+    await made.refresh()
+    return made
+
+
 class SayingEngine:
     """Completes every prompt with what `say(prompt token ids)` returns, each token at log-probability -0.5.
 
-    An exception that it returns is raised. `delay_s` passes first. `aborted` lists the requests that were cancelled.
+    Of several texts that it returns, each sample says the next one; an exception that it returns is raised.
+    `delay_s` passes first. `aborted` lists the requests that were cancelled.
     """
 
     name = "saying"
 
-    def __init__(self, say: Callable[[Sequence[int]], str | Exception], *, delay_s: float = 0.0) -> None:
+    def __init__(self, say: Callable[[Sequence[int]], str | list[str] | Exception], *, delay_s: float = 0.0) -> None:
         own_tokenizer()  # trained now, and not inside a deadline
         self._say = say
         self._delay_s = delay_s
@@ -116,9 +169,13 @@ class SayingEngine:
         said = self._say(prompt_token_ids)
         if isinstance(said, Exception):
             raise said
-        ids = tuple(own_tokenizer().encode_response(said)[:-1])
-        return [Completion(token_ids=ids, token_logprobs=(-0.5,) * len(ids), finish_reason="stop")]
+        texts = [said] if isinstance(said, str) else said[: sampling.n]
+        return [_completion(tuple(own_tokenizer().encode_response(text)[:-1])) for text in texts]
 
     async def check(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+def _completion(ids: tuple[int, ...]) -> Completion:
+    return Completion(token_ids=ids, token_logprobs=(-0.5,) * len(ids), finish_reason="stop")

@@ -7,7 +7,7 @@ from importlib.metadata import version as package_version
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.api.errors import problem
 from service.runtime import Runtime
@@ -28,6 +28,7 @@ class Version(BaseModel):
     nextquery: str
     policy: str | None
     cor: str | None
+    ctr: dict[str, str] = Field(description="Click predictor by task; * is all that have none of their own.")
     engine: str
 
 
@@ -42,7 +43,7 @@ async def readyz(request: Request) -> Readiness:
     """503 while the model loads, while the database is away, and from SIGTERM on; the ladder answers meanwhile."""
     runtime: Runtime = request.app.state.runtime
     parts = await runtime.health()
-    needed = {name: state for name, state in parts.items() if name != "cor"}  # lists come without it, too
+    needed = {name: state for name, state in parts.items() if name not in ("cor", "ctr")}  # lists come without, too
     ready = all(state in ("ready", "off") for state in needed.values())
     found = Readiness(ready=ready, parts=parts)
     return found if ready else JSONResponse(found.model_dump(), status_code=503)  # type: ignore[return-value]
@@ -63,6 +64,7 @@ async def version(request: Request) -> Version:
         nextquery=package_version("nextquery"),
         policy=policy.version if policy else None,
         cor=runtime.co_occurrence.version,
+        ctr=runtime.click_prediction.versions,
         engine=runtime.engine_name,
     )
 

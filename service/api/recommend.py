@@ -93,6 +93,7 @@ def _reply(body: RecommendBody, made: Recommendation) -> RecommendReply:
             prompt_tokens=trace.prompt_tokens,
             prompt_dropped=list(trace.prompt_dropped),
             cor_problem=trace.cor_problem,
+            ctr_problem=trace.ctr_problem,
             completion=trace.completion,
             finish_reason=trace.finish_reason,
             sampling=trace.sampling,

@@ -156,6 +156,9 @@ class Explanation(BaseModel):
     prompt_tokens: int
     prompt_dropped: list[str] = Field(description="Input lines left out or shortened for the token budget.")
     cor_problem: str | None = Field(None, description="Why co-occurrence queries are incomplete: late, or away.")
+    ctr_problem: str | None = Field(
+        None, description="Why the click predictor did not choose: late, failed, or no_predictor."
+    )
     completion: str | None
     finish_reason: str | None
     sampling: dict[str, Any]

@@ -13,6 +13,7 @@ It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses
     |   |-- EngineBusy          its queue is full
     |   `-- EngineFrozen        it accepts work and never answers
     |-- RetrievalError          co-occurrence retrieval did not answer
+    |-- PredictionError         the click predictor did not answer
     |-- RowRefused            the database cannot hold a row, today or ever
     |-- TokenRefused            a click token is forged, altered or expired
     `-- Overloaded              nothing can be taken on now; try again later
@@ -45,6 +46,10 @@ class DatabaseError(NextQueryError):
 
 class RetrievalError(NextQueryError):
     """Co-occurrence retrieval did not answer: the list is written without it."""
+
+
+class PredictionError(NextQueryError):
+    """The click predictor did not answer: the list is shown as the model wrote it."""
 
 
 class RowRefused(NextQueryError):

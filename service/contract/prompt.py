@@ -62,7 +62,8 @@ class UnifiedTask:
     """One recommendation task: its words in the prompt, and how its response reads.
 
     `instruction` has the slot {n}. `auxiliary` names the texts before the queries, in order. `single_choice`: a
-    click on one query excludes the others (GQR eq. 4 instead of eq. 3).
+    click on one query excludes the others (GQR eq. 4 instead of eq. 3). `fixed_order`: the order of the queries is part
+    of what they say, as in steps, so that nobody may change it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class UnifiedTask:
     needs_query: bool
     single_choice: bool
     auxiliary: tuple[str, ...] = ()
+    fixed_order: bool = False
 
     def render(self, context: PromptContext, tokenizer: PromptTokenizer, *, budget: int) -> Prompt:
         """The prompt of `context` in at most `budget` tokens. It ends exactly on a token boundary.

@@ -39,6 +39,11 @@ class Timeouts(BaseModel):
         0.15, gt=0, description="Longest wait for co-occurrence queries, a quarter of the deadline at most."
     )
     cor_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer co-occurrence build.")
+    ctr_s: float = Field(
+        0.2, gt=0, description="Longest wait for click probabilities, a quarter of the deadline at most."
+    )
+    ctr_open_s: float = Field(60, gt=0, description="Opening a click predictor, a first list scored included.")
+    ctr_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer click predictor.")
     redis_s: float = Field(
         0.03, gt=0, description="One round trip to Redis; after a miss it is not asked for a second."
     )
@@ -131,6 +136,15 @@ class Settings(BaseSettings):
         description="Least cosine similarity of a similar query; below it nothing is better than noise.",
     )
     cor_in_prompt: int = Field(5, ge=0, le=20, description="Co-occurrence queries that a prompt shows at most.")
+    ctr_use: Literal["off", "best_of", "reorder"] = Field(
+        "off",
+        description="What the click predictor is for: best_of shows the best of several lists that the model writes, "
+        "reorder puts the queries of its one list in their best order.",
+    )
+    ctr_best_of: int = Field(4, ge=2, le=16, description="With best_of: lists that the model writes at once.")
+    ctr_explore_share: float = Field(
+        0.0, ge=0, le=1, description="With reorder: share of the lists whose order is drawn at random, to learn from."
+    )
     redis_url: str | None = Field(
         None, description="redis://host:6379/0 keeps the co-occurrence dictionary for many services; empty: in process."
     )

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from service.contract.engine import Completion, Engine, Sampling
 from service.contract.errors import EngineBusy, EngineError, EngineUnavailable
@@ -29,6 +29,14 @@ class NoList(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft(Slate):
+    """A list of the model, with the completion that it was read from and how that ended."""
+
+    completion: str
+    finish_reason: str
 
 
 class Generator:
@@ -55,9 +63,18 @@ class Generator:
         self._exact_tokens = exact_tokens
 
     async def generate(
-        self, request_id: str, request: RecommendRequest, context: PromptContext, trace: Trace, *, until: float
-    ) -> Slate:
-        """The list of the model, at the latest at `until` (monotonic seconds).
+        self,
+        request_id: str,
+        request: RecommendRequest,
+        context: PromptContext,
+        trace: Trace,
+        *,
+        until: float,
+        lists: int = 1,
+    ) -> list[Draft]:
+        """The lists of the model, at the latest at `until` (monotonic seconds): one at least.
+
+        `lists` are sampled at once; those that do not parse are left out, and a greedy policy writes one.
 
         Raises:
             NoList: The engine did not answer in time or at all, the locale is not the policy's, nothing to go on.
@@ -65,7 +82,7 @@ class Generator:
         policy = self._usable_policy(request, context)
         prompt = request.task.render(context, policy.tokenizer, budget=self._prompt_tokens)
         sampling = self._sampling(
-            request.task, request.n, len(prompt.token_ids), replace(policy.decoding, **self._decoding)
+            request.task, request.n, len(prompt.token_ids), replace(policy.decoding, **self._decoding), lists
         )
         trace.policy_version = policy.version
         trace.prompt_fingerprint = request.task.fingerprint(policy.tokenizer.format)
@@ -74,9 +91,14 @@ class Generator:
         trace.sampling = {name: getattr(sampling, name) for name in _LOGGED}
         if sampling.max_tokens < 1:
             raise NoList("prompt_too_long")
-        completion = await self._complete(request_id, prompt.token_ids, sampling, until)
-        trace.finish_reason = completion.finish_reason
-        return self._read(request, policy, completion, trace)
+        completions = await self._complete(request_id, prompt.token_ids, sampling, until)
+        texts = [policy.tokenizer.decode(completion.token_ids) for completion in completions]
+        trace.completion, trace.finish_reason = texts[0], completions[0].finish_reason
+        drafts = [_read(request, policy, each, text) for each, text in zip(completions, texts, strict=True)]
+        parsed = [draft for draft in drafts if draft.candidates]
+        if not parsed:
+            raise NoList("unparsable")
+        return parsed
 
     def _usable_policy(self, request: RecommendRequest, context: PromptContext) -> Policy:
         policy = self._policy()
@@ -88,18 +110,19 @@ class Generator:
             raise NoList("nothing_to_go_on")
         return policy
 
-    def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int, decoding: Decoding) -> Sampling:
+    def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int, decoding: Decoding, lists: int) -> Sampling:
         wanted = n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
         return Sampling(
             max_tokens=self._exact_tokens or min(wanted, self._context_tokens - prompt_tokens),
             exact_tokens=self._exact_tokens is not None,
             seed=random.getrandbits(31),
+            n=lists if decoding.temperature > 0 else 1,  # a greedy policy has one list to give
             **asdict(decoding),
         )
 
     async def _complete(
         self, request_id: str, prompt_token_ids: tuple[int, ...], sampling: Sampling, until: float
-    ) -> Completion:
+    ) -> list[Completion]:
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 completions = await self._engine.generate(request_id, prompt_token_ids, sampling)
@@ -116,21 +139,26 @@ class Generator:
             raise NoList("engine_error") from None
         if not completions:
             raise NoList("engine_error")
-        return completions[0]
+        return completions
 
-    def _read(self, request: RecommendRequest, policy: Policy, completion: Completion, trace: Trace) -> Slate:
-        tokenizer = policy.tokenizer
-        trace.completion = tokenizer.decode(completion.token_ids)
-        parsed = request.task.parse(trace.completion, n=request.n, separator=tokenizer.format.separator)
-        if not parsed.queries:
-            raise NoList("unparsable")
-        ends = tokenizer.token_ends(completion.token_ids)
-        candidates = tuple(
-            Candidate(text=query, source=ServedBy.MODEL, logprob=_logprob(span, ends, completion.token_logprobs))
-            for query, span in zip(parsed.queries, parsed.spans, strict=True)
-        )
-        reason = parsed.problem and "incomplete_texts"
-        return Slate(candidates=candidates, texts=parsed.texts, served_by=ServedBy.MODEL, degraded_reason=reason)
+
+def _read(request: RecommendRequest, policy: Policy, completion: Completion, text: str) -> Draft:
+    """The list in a completion, without candidates where there is none."""
+    tokenizer = policy.tokenizer
+    parsed = request.task.parse(text, n=request.n, separator=tokenizer.format.separator)
+    ends = tokenizer.token_ends(completion.token_ids)
+    candidates = tuple(
+        Candidate(text=query, source=ServedBy.MODEL, logprob=_logprob(span, ends, completion.token_logprobs))
+        for query, span in zip(parsed.queries, parsed.spans, strict=True)
+    )
+    return Draft(
+        candidates=candidates,
+        texts=parsed.texts,
+        served_by=ServedBy.MODEL,
+        degraded_reason=parsed.problem and "incomplete_texts",
+        completion=text,
+        finish_reason=completion.finish_reason,
+    )
 
 
 def _logprob(span: tuple[int, int], ends: list[int], token_logprobs: tuple[float, ...]) -> float:

@@ -10,14 +10,16 @@ from dataclasses import replace
 from retrieval.searcher import CoQuery
 from service.contract.ids import new_id
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
+from service.pipeline.choose import Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.gather import gather
-from service.pipeline.generate import Generator, NoList
+from service.pipeline.generate import Draft, Generator, NoList
 from service.pipeline.popular import PopularQueries
 from service.pipeline.rank import fit_texts, rank
 from service.pipeline.record import Recorder
 from service.pipeline.request import Recommendation, RecommendRequest, Trace
 
+_SCORE_SHARE = 0.25  # of the deadline, at most, is for the click predictor
 _RECORD_SHARE = 0.1  # of the deadline is kept for the commit,
 _RECORD_MOST_S = 0.1  # but no more than this
 
@@ -28,6 +30,7 @@ class Recommender:
     def __init__(
         self,
         generator: Generator,
+        chooser: Chooser,
         co_occurrence: CoOccurrence,
         popular: PopularQueries,
         recorder: Recorder,
@@ -35,6 +38,7 @@ class Recommender:
         co_queries_in_prompt: int,
     ) -> None:
         self._generator = generator
+        self._chooser = chooser
         self._co_occurrence = co_occurrence
         self._in_prompt = co_queries_in_prompt
         self._popular = popular
@@ -46,15 +50,22 @@ class Recommender:
         until = started + request.deadline_s
         context, co_queries = await gather(request, self._co_occurrence, trace, in_prompt=self._in_prompt)
         trace.timings_ms["gather"] = _ms_since(started)
-        slate = await self._generate(impression_id, request, context, co_queries, trace, until)
+        reserve = min(_RECORD_MOST_S, _RECORD_SHARE * request.deadline_s)
+        drafts, reason = await self._generate(impression_id, request, context, trace, until - reserve)
         trace.timings_ms["generate"] = _ms_since(started)
+        if drafts:
+            slate = await self._choose(request, context, drafts, trace, until - reserve)
+            if trace.ctr_version or trace.ctr_problem:
+                trace.timings_ms["score"] = _ms_since(started)
+        else:
+            slate = self._lower_rung(request, co_queries, trace, reason)
         token = self._recorder.sign(impression_id, request, slate, trace)
         recorded = await self._recorder.record(impression_id, request, context, slate, trace, until=until)
         trace.timings_ms["total"] = _ms_since(started)
         versions = {
             "policy": trace.policy_version,
             "prompt": trace.prompt_fingerprint,
-            "ctr": None,
+            "ctr": trace.ctr_version,
             "cor": trace.cor_version,
         }
         return Recommendation(
@@ -67,27 +78,24 @@ class Recommender:
         )
 
     async def _generate(
-        self,
-        impression_id: str,
-        request: RecommendRequest,
-        context: PromptContext,
-        co_queries: Iterable[CoQuery],
-        trace: Trace,
-        until: float,
-    ) -> Slate:
-        """The best rung that answers: model, co-occurrence, popular, none."""
-        reserve = min(_RECORD_MOST_S, _RECORD_SHARE * request.deadline_s)
+        self, impression_id: str, request: RecommendRequest, context: PromptContext, trace: Trace, until: float
+    ) -> tuple[list[Draft], str]:
+        """The lists of the model that are fit to show; where there are none, why."""
+        lists = self._chooser.lists(request.task)
         try:
-            slate = await self._generator.generate(impression_id, request, context, trace, until=until - reserve)
-            shown = rank(slate.candidates, n=request.n, asked=_asked(request), refused=trace.refused)
-            if shown:
-                texts = fit_texts(slate.texts, refused=trace.refused)
-                lost = "incomplete_texts" if len(texts) < len(slate.texts) else None
-                return replace(slate, candidates=shown, texts=texts, degraded_reason=slate.degraded_reason or lost)
-            reason = "nothing_fit_to_show"
+            drafts = await self._generator.generate(impression_id, request, context, trace, until=until, lists=lists)
         except NoList as nothing:
-            reason = nothing.reason
-        return self._lower_rung(request, co_queries, trace, reason)
+            return [], nothing.reason
+        fit = [_fit(request, draft, trace) for draft in drafts]
+        return [draft for draft in fit if draft.candidates], "nothing_fit_to_show"
+
+    async def _choose(
+        self, request: RecommendRequest, context: PromptContext, drafts: list[Draft], trace: Trace, until: float
+    ) -> Slate:
+        within_s = min(_SCORE_SHARE * request.deadline_s, until - time.monotonic())
+        chosen = await self._chooser.choose(request.task, context, drafts, trace, within_s=within_s)
+        trace.completion, trace.finish_reason = chosen.completion, chosen.finish_reason
+        return chosen
 
     def _lower_rung(self, request: RecommendRequest, co_queries: Iterable[CoQuery], trace: Trace, reason: str) -> Slate:
         rungs = {
@@ -100,6 +108,14 @@ class Recommender:
             if shown := rank(fitting, n=request.n, asked=_asked(request), refused=trace.refused):
                 return Slate(candidates=shown, served_by=served_by, degraded_reason=reason)
         return Slate(candidates=(), served_by=ServedBy.NONE, degraded_reason=reason)
+
+
+def _fit(request: RecommendRequest, draft: Draft, trace: Trace) -> Draft:
+    """What may be shown of a list: its candidates, and its own texts."""
+    shown = rank(draft.candidates, n=request.n, asked=_asked(request), refused=trace.refused)
+    texts = fit_texts(draft.texts, refused=trace.refused)
+    lost = "incomplete_texts" if len(texts) < len(draft.texts) else None
+    return replace(draft, candidates=shown, texts=texts, degraded_reason=draft.degraded_reason or lost)
 
 
 def _asked(request: RecommendRequest) -> list[str]:

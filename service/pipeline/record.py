@@ -36,7 +36,7 @@ class Recorder:
                 task=request.task.name,
                 arm=request.arm,
                 policy_version=trace.policy_version,
-                ctr_version=None,
+                ctr_version=trace.ctr_version,
                 cor_version=trace.cor_version,
                 n_shown=len(slate.candidates),
                 expires_at=self._signer.expiry(),
@@ -94,7 +94,7 @@ def _impression(
         "prompt_tokens": trace.prompt_tokens,
         "arm": request.arm,
         "policy_version": trace.policy_version,
-        "ctr_version": None,
+        "ctr_version": trace.ctr_version,
         "cor_version": trace.cor_version,
         "sampling": trace.sampling,
         "candidates": [

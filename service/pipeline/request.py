@@ -40,6 +40,8 @@ class Trace:
     policy_version: str | None = None
     cor_version: str | None = None
     cor_problem: str | None = None
+    ctr_version: str | None = None
+    ctr_problem: str | None = None
     prompt_fingerprint: str | None = None
     prompt_text: str | None = None
     prompt_tokens: int = 0

@@ -25,7 +25,9 @@ def generator(engine: SayingEngine, policy: Policy | None = None, **sizes: int) 
 async def generate(
     made: Generator, request: RecommendRequest = REQUEST, trace: Trace | None = None, seconds: float = 1
 ) -> Slate:
-    return await made.generate("i1", request, context_of(request), trace or Trace(), until=time.monotonic() + seconds)
+    until = time.monotonic() + seconds
+    (draft,) = await made.generate("i1", request, context_of(request), trace or Trace(), until=until)
+    return draft
 
 
 @pytest.mark.parametrize(

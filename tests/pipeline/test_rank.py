@@ -236,6 +236,6 @@ async def shown_for(generator: Generator, place: str, payload: str) -> tuple[lis
         "session": {"query": "rice", "session": (payload,)},
     }[place]
     request = RecommendRequest(task=get_task("snippets"), n=5, deadline_s=5, **given)  # type: ignore[arg-type]
-    slate = await generator.generate("i", request, context_of(request), Trace(), until=time.monotonic() + 5)
+    (slate,) = await generator.generate("i", request, context_of(request), Trace(), until=time.monotonic() + 5)
     shown = rank(slate.candidates, n=5, asked=[], refused={})
     return [c.text for c in shown], [text for text in fit_texts(slate.texts, refused={}).values() if text]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,13 +18,22 @@ from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, Origin, ServedBy
 from service.events.click_token import TokenSigner
 from service.events.group_commit import GroupCommit, Outcome, Write
+from service.pipeline.choose import Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
 from service.pipeline.record import Recorder
 from service.pipeline.request import RecommendRequest
-from tests.fakes import KnowingSearcher, SayingEngine, co_occurrence_of, own_policy
+from service.pipeline.score import ClickPrediction
+from tests.fakes import (
+    KnowingPredictor,
+    KnowingSearcher,
+    SayingEngine,
+    co_occurrence_of,
+    own_policy,
+    prediction_of,
+)
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 SIGNER = TokenSigner(["a secret for tests only"])
@@ -62,10 +72,13 @@ def recommender(
     model: SayingEngine,
     popular: PopularQueries | None = None,
     co_occurrence: CoOccurrence | None = None,
+    chooser: Chooser | None = None,
+    **decoding: float,
 ) -> Recommender:
-    generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, decoding={})
+    generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, decoding=decoding)
     return Recommender(
         generator,
+        chooser or Chooser(ClickPrediction({})),
         co_occurrence or co_occurrence_of(None),
         popular or popular_of(engine),
         Recorder(writer, SIGNER),
@@ -330,3 +343,117 @@ async def test_where_nothing_is_known_of_a_query_popular_queries_follow(
     made = await recommender(engine, writer, model, popular, co_occurrence).recommend(REQUEST)
 
     assert made.slate.served_by is ServedBy.POPULAR
+
+
+THREE = ["rice cooker price<sep>rice soup", "brown rice recipes<sep>rice calories", "<sep>"]
+
+
+def likes_recipes(_: Sequence[str], text: str) -> float:
+    return 0.5 if "recipes" in text else 0.125
+
+
+async def test_the_best_of_several_lists_is_shown_and_the_row_says_by_which_predictor(
+    engine: AsyncEngine, writer: GroupCommit
+) -> None:
+    model = SayingEngine(lambda _: THREE)
+    prediction = await prediction_of(KnowingPredictor(likes_recipes))
+    made = recommender(engine, writer, model, chooser=Chooser(prediction, use="best_of", best_of=3, timeout_s=1))
+
+    reply = await made.recommend(REQUEST)
+
+    (row,) = await rows(engine, impressions)
+    assert [sampling.n for sampling in model.samplings] == [3] == [row["sampling"]["n"]]
+    assert [(c["text"], c["score"], c["propensity"]) for c in row["candidates"]] == [
+        ("brown rice recipes", 0.5, None),
+        ("rice calories", 0.125, None),
+    ]
+    assert reply.trace.completion == " brown rice recipes<sep> rice calories"
+    assert row["ctr_version"] == reply.versions["ctr"] == SIGNER.verify(reply.click_token).ctr_version == "ctr-1"
+    assert row["timings"]["gather"] <= row["timings"]["generate"] <= row["timings"]["score"]
+    await prediction.close()
+
+
+async def test_what_must_not_be_shown_is_dropped_before_lists_are_scored(
+    engine: AsyncEngine, writer: GroupCommit
+) -> None:
+    lists = ["www.evil.com recipes<sep>rice soup", "brown rice<sep>go to www.evil.com", "rice soup<sep>rice calories"]
+    predictor = KnowingPredictor(likes_recipes)
+    prediction = await prediction_of(predictor)
+    chooser = Chooser(prediction, use="best_of", best_of=3, timeout_s=1)
+
+    reply = await recommender(engine, writer, SayingEngine(lambda _: lists), chooser=chooser).recommend(REQUEST)
+
+    assert predictor.asked == [[["rice soup"], ["rice soup", "rice calories"]]]
+    assert [candidate.text for candidate in reply.slate.candidates] == ["rice soup", "rice calories"]
+    assert reply.trace.refused == {"address": 2, "repeated": 1}
+    await prediction.close()
+
+
+async def test_a_greedy_policy_writes_one_list_which_is_scored(engine: AsyncEngine, writer: GroupCommit) -> None:
+    model, prediction = SayingEngine(lambda _: THREE), await prediction_of(KnowingPredictor(likes_recipes))
+    chooser = Chooser(prediction, use="best_of", best_of=3, timeout_s=1)
+
+    reply = await recommender(engine, writer, model, chooser=chooser, temperature=0).recommend(REQUEST)
+
+    assert [sampling.n for sampling in model.samplings] == [1]
+    assert [candidate.score for candidate in reply.slate.candidates] == [0.125, 0.125]
+    await prediction.close()
+
+
+async def test_a_reordered_list_is_recorded_with_its_propensities(engine: AsyncEngine, writer: GroupCommit) -> None:
+    prediction = await prediction_of(KnowingPredictor(likes_recipes))
+    model = SayingEngine(lambda _: "rice soup<sep>brown rice recipes")
+    chooser = Chooser(prediction, use="reorder", explore_share=0.5, timeout_s=1, random=Random(1))
+
+    # Of this seed the first number is .13, so the order is drawn; by hand .5 + .5 / 2 or .5 / 2.
+    await recommender(engine, writer, model, chooser=chooser).recommend(REQUEST)
+
+    (row,) = await rows(engine, impressions)
+    shown = {c["position"]: (c["text"], c["score"], c["propensity"]) for c in row["candidates"]}
+    assert shown in (
+        {1: ("rice soup", 0.125, 0.25), 2: ("brown rice recipes", 0.5, 0.25)},
+        {1: ("brown rice recipes", 0.5, 0.75), 2: ("rice soup", 0.125, 0.75)},
+    )
+    await prediction.close()
+
+
+@pytest.mark.parametrize("use", ["best_of", "reorder"])
+@pytest.mark.parametrize(
+    ("predictor", "problem"),
+    [
+        (KnowingPredictor(likes_recipes, delay_s=0.5), "late"),
+        (KnowingPredictor(lambda *_: RuntimeError("torch's own")), "failed"),
+    ],
+    ids=["slow", "dead"],
+)
+async def test_a_slow_or_dead_predictor_costs_neither_the_list_nor_the_deadline(
+    engine: AsyncEngine, writer: GroupCommit, use: Any, predictor: KnowingPredictor, problem: str
+) -> None:
+    prediction = await prediction_of(predictor)
+    chooser = Chooser(prediction, use=use, best_of=3, timeout_s=10)
+    made = recommender(engine, writer, SayingEngine(lambda _: THREE), chooser=chooser)
+    request, started = replace(REQUEST, deadline_s=0.3), time.monotonic()
+
+    replies = await asyncio.gather(*(made.recommend(request) for _ in range(10)))
+
+    assert time.monotonic() - started < 0.3 + 0.05
+    for reply in replies:
+        assert [candidate.text for candidate in reply.slate.candidates] == ["rice cooker price", "rice soup"]
+        assert (reply.slate.served_by, reply.slate.degraded_reason) == (ServedBy.MODEL, None)
+        assert (reply.versions["ctr"], reply.trace.ctr_problem) == (None, problem)
+    await prediction.close()
+
+
+async def test_what_the_model_did_not_write_is_not_scored(engine: AsyncEngine, writer: GroupCommit) -> None:
+    predictor = KnowingPredictor(likes_recipes)
+    prediction = await prediction_of(predictor)
+    away = SayingEngine(lambda _: EngineUnavailable("off"))
+    popular = await with_popular(engine, "beans")
+
+    reply = await recommender(
+        engine, writer, away, popular, chooser=Chooser(prediction, use="reorder", explore_share=0.5)
+    ).recommend(REQUEST)
+
+    assert [(c.text, c.score, c.propensity) for c in reply.slate.candidates] == [("beans", None, None)]
+    assert (predictor.asked, reply.versions["ctr"]) == ([], None)
+    await prediction.close()
