@@ -59,10 +59,18 @@ class Cell:
     about_s: float = 0.0
 
 
-def main(bench: str, bars: list[Bar], cells: list[Cell], *, within_s: float = float("inf")) -> int:
+def main(
+    bench: str,
+    bars: list[Bar],
+    cells: list[Cell],
+    *,
+    within_s: float = float("inf"),
+    summary: Callable[[dict[str, float]], dict[str, float]] = lambda values: {},
+) -> int:
     """Measure what is not measured yet, print all figures; 0 when every bar holds.
 
     Without `--full` no cell is begun that would not end `within_s`; what it gives is then not measured, and says so.
+    `summary`: figures that follow from those of the cells.
     """
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{bench}")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
@@ -78,6 +86,7 @@ def main(bench: str, bars: list[Bar], cells: list[Cell], *, within_s: float = fl
             values |= _measured(bench, cell, fresh=arguments.full)
         else:
             print(f"{bench}: {cell.name} takes longer than is left; --full measures it.", file=sys.stderr, flush=True)
+    values |= summary(values)
     wanted = bars if not arguments.only else [bar for bar in bars if bar.name in values]
     figures = [bar.judge(values.get(bar.name)) for bar in wanted]
     result = {"bench": bench, "commit": commit(), "machine": machine(), "figures": figures}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 import shutil
+import subprocess
 import sys
 import time
 import uuid
@@ -42,6 +43,12 @@ _KEPT = ROOT / ".bench" / "retrieval-store"
 
 
 def figures() -> dict[str, float]:
+    """What this module measures, in a process that holds nothing else, as a service does."""
+    done = subprocess.run([sys.executable, "-m", __name__], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure() -> dict[str, float]:
     """Latencies of one lookup at a time, recall of the index, bytes of everything a million queries need."""
     return asyncio.run(_figures())
 
@@ -185,4 +192,4 @@ def _p99(seconds: Sequence[float]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(figures()))
+    print(json.dumps(measure()))
