@@ -3,13 +3,14 @@
 It knows how to ask and how to show; every command imports what it needs when it is called.
 """
 
-import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from service.contract.commands import load_settings, print_json, with_database
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -65,7 +66,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a click predictor on a snapshot, calibrate and measure it on later days, and register it."""
-    settings = _settings()
+    settings = load_settings()
     from ctr.build import BuildConfig, build
     from ctr.dataset import DataConfig
     from ctr.train import TrainConfig
@@ -90,7 +91,7 @@ def train(
     made = build(open_snapshot(snapshot), destination or settings.data_dir / "ctr", config, quiet=as_json)
     _record(settings, made.directory, promote=promote)
     if as_json:
-        return _print_json({**made.manifest, "directory": made.directory, "is_new": made.is_new, "promoted": promote})
+        return print_json({**made.manifest, "directory": made.directory, "is_new": made.is_new, "promoted": promote})
     _print_evaluation(made.manifest["evaluation"])
     if skipped := sum(made.manifest["skipped"].values()):
         print(f"{skipped:,} lists were left out: they were erased, or cannot be read.")
@@ -108,7 +109,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a predictor on the last days of a snapshot, beside baselines that learn from the days before."""
-    settings = _settings()
+    settings = load_settings()
     from ctr.build import evaluate_published
     from ctr.dataset import DataConfig
     from service.contract.artifact import verify
@@ -118,7 +119,7 @@ def evaluate(
     config = DataConfig(task=task or str(verify(place).get("task")), days=days, test_days=test_days)
     found = asdict(evaluate_published(open_snapshot(snapshot), place, config, work or settings.data_dir / "ctr-work"))
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     _print_evaluation(found)
 
 
@@ -129,11 +130,11 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Register a predictor, and with --promote put it into service."""
-    settings = _settings()
+    settings = load_settings()
     place = _place(settings, directory)
     _record(settings, place, promote=promote)
     if as_json:
-        return _print_json({"version": place.name, "directory": place, "promoted": promote})
+        return print_json({"version": place.name, "directory": place, "promoted": promote})
     print(f"{place.name} is {'in service' if promote else 'registered'}.")
 
 
@@ -143,29 +144,7 @@ def _record(settings: "Settings", directory: Path, *, promote: bool) -> None:
     async def put(database: "AsyncEngine") -> None:
         await (publishing.promote if promote else publishing.register)(database, directory)
 
-    _with_database(settings, put)
-
-
-def _with_database(settings: "Settings", act: "Callable[[AsyncEngine], Coroutine[Any, Any, None]]") -> None:
-    import asyncio
-
-    from service.contract.database import check_schema, create
-
-    async def run() -> None:
-        database = create(settings.resolved_database_url(), settings.timeouts)
-        try:
-            await check_schema(database)
-            await act(database)
-        finally:
-            await database.dispose()
-
-    asyncio.run(run())
-
-
-def _settings() -> "Settings":
-    from service.contract.settings import load_settings
-
-    return load_settings()
+    with_database(settings, put)
 
 
 def _variant(name: str) -> Any:
@@ -203,10 +182,6 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, default=str, indent=2))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 It knows how to ask and how to show; every command imports what it needs when it is called.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from enum import StrEnum
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
+from service.contract.commands import load_settings, print_json, with_database
 
+if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from retrieval.build import BuildConfig
@@ -87,7 +86,7 @@ def mine(
     with _engine(engine, output.parent) as running:
         report = mine_snapshot(log, output, rules, engine=running, cache=cache)
     if as_json:
-        return _print_json(asdict(report))
+        return print_json(asdict(report))
     print("\n".join(report.lines()))
     print(f"They are in {output}.")
 
@@ -115,7 +114,7 @@ def evaluate(
     with _engine(EngineName.DUCKDB, config.work) as running:
         evaluation = evaluate_on(log, config, running, quiet=as_json)
     if as_json:
-        return _print_json(asdict(evaluation))
+        return print_json(asdict(evaluation))
     _print_evaluation(evaluation)
 
 
@@ -141,7 +140,7 @@ def build(
     from retrieval.build import build as build_it
     from service.contract.snapshot import open_snapshot
 
-    settings = _settings()
+    settings = load_settings()
     config = _build_config(work, encoder, start, retrain, train_steps, k, damping, half_life_days, seed=0)
     log = open_snapshot(snapshot)
     with _engine(engine, config.work) as running:
@@ -149,7 +148,7 @@ def build(
     if promote:
         _put_into_service(settings, built.directory)
     if as_json:
-        return _print_json({**built.manifest, "directory": built.directory, "is_new": built.is_new})
+        return print_json({**built.manifest, "directory": built.directory, "is_new": built.is_new})
     print("\n".join(built.mining.lines()))
     _print_evaluation(built.manifest["evaluation"])
     print(f"{built.version} is in {built.directory}" + (", and in service." if promote else "."))
@@ -161,11 +160,11 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Put a build into service: into Redis where NEXTQUERY_REDIS_URL is set, and to the front of the registry."""
-    settings = _settings()
+    settings = load_settings()
     place = directory if directory.exists() else settings.data_dir / "cor" / directory
     _put_into_service(settings, place)
     if as_json:
-        return _print_json({"version": place.name, "directory": place})
+        return print_json({"version": place.name, "directory": place})
     print(f"{place.name} is in service.")
 
 
@@ -178,29 +177,7 @@ def _put_into_service(settings: "Settings", directory: Path) -> None:
             await put_into_redis(directory, settings.redis_url, timeout_s=times.redis_write_s, keep_old_s=keep_old_s)
         await promote(database, directory)
 
-    _with_database(settings, put)
-
-
-def _with_database(settings: "Settings", act: "Callable[[AsyncEngine], Coroutine[Any, Any, None]]") -> None:
-    import asyncio
-
-    from service.contract.database import check_schema, create
-
-    async def run() -> None:
-        database = create(settings.resolved_database_url(), settings.timeouts)
-        try:
-            await check_schema(database)
-            await act(database)
-        finally:
-            await database.dispose()
-
-    asyncio.run(run())
-
-
-def _settings() -> "Settings":
-    from service.contract.settings import load_settings
-
-    return load_settings()
+    with_database(settings, put)
 
 
 def _build_config(
@@ -221,7 +198,7 @@ def _build_config(
     from retrieval.searcher import SearchRule
     from retrieval.simcse import SimcseConfig
 
-    settings = _settings()
+    settings = load_settings()
     place = work or settings.data_dir / "cor-work"
     place.mkdir(parents=True, exist_ok=True)
     if retrain:
@@ -268,10 +245,6 @@ def _engine(name: EngineName, spill: Path) -> "AbstractContextManager[Engine]":
     from retrieval.mining.duckdb_engine import DuckDBEngine
 
     return closing(DuckDBEngine(spill))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, default=str, indent=2))
 
 
 if __name__ == "__main__":

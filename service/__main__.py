@@ -3,8 +3,6 @@
 It knows how to ask and how to show; every command imports what it needs when it is called.
 """
 
-import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from service.contract.commands import load_settings, print_json, with_database
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from service.contract.settings import Settings
 
 serve = typer.Typer(add_completion=False)
 db = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, migrate and check the database.")
@@ -46,7 +45,7 @@ def run_service(
     ] = None,
 ) -> None:
     """Serve /recommend and /click. Options go before NEXTQUERY_ variables, and those before .env."""
-    settings = _settings(host=host, port=port, engine=engine, policy=policy, data_dir=data_dir)
+    settings = load_settings(host=host, port=port, engine=engine, policy=policy, data_dir=data_dir)
 
     from service.app import serve as serve_until_stopped
 
@@ -56,7 +55,7 @@ def run_service(
 @db.command()
 def upgrade(as_json: AsJson = False) -> None:
     """Bring the schema up to date, creating the database's tables if need be."""
-    settings = _settings()
+    settings = load_settings()
 
     from service.contract import database
 
@@ -85,7 +84,7 @@ def list_models(as_json: AsJson = False) -> None:
     serves = {champion.version: f"{champion.kind} for {champion.task}" for champion in champions}
     rows = [{**asdict(version), "champion": serves.get(version.version)} for version in versions]
     if as_json:
-        return _print_json(rows)
+        return print_json(rows)
     _print_table("Models", ["version", "kind", "task", "created_at", "champion"], rows)
 
 
@@ -96,20 +95,20 @@ def show_model(version: str, as_json: AsJson = False) -> None:
 
     model = asdict(_with_database(lambda engine: registry.show(engine, version)))
     if as_json:
-        return _print_json(model)
+        return print_json(model)
     _print_table(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
 
 
 @doctor.command("doctor")
 def examine(as_json: AsJson = False) -> None:
     """Check everything that nextquery depends on, and say how to mend it."""
-    settings = _settings()
+    settings = load_settings()
 
     from service.doctor import examine_all
 
     findings = [asdict(finding) for finding in examine_all(settings)]
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     else:
         _print_table("nextquery doctor", ["name", "state", "finding", "remedy"], findings)
     raise typer.Exit(int(any(finding["state"] == "fail" for finding in findings)))
@@ -130,12 +129,12 @@ def freeze_log(
     from service.contract.snapshot import directory_name, parse_moment, take_snapshot
 
     begin, end = parse_moment(since), parse_moment(until)
-    place = output or _settings().data_dir / "snapshots" / directory_name(begin, end, tenant)
+    place = output or load_settings().data_dir / "snapshots" / directory_name(begin, end, tenant)
     taken, is_new = _with_database(
         lambda engine: take_snapshot(engine, begin, end, place, tenant=tenant, replace=replace)
     )
     if as_json:
-        return _print_json({"directory": taken.directory, "new": is_new, **taken.manifest})
+        return print_json({"directory": taken.directory, "new": is_new, **taken.manifest})
     counts = taken.manifest["counts"]
     rows = [{"table": name, "rows": taken.rows(name), "days": len(days)} for name, days in counts.items()]
     _print_table("Snapshot", ["table", "rows", "days"], rows)
@@ -167,7 +166,7 @@ def import_logs(
     from service.imports.columns import parse_columns
     from service.imports.rows import ReadOptions
 
-    settings, chosen = _settings(), formats.get_format(log_format)
+    settings, chosen = load_settings(), formats.get_format(log_format)
     moment = parse_moment(starting_at) if starting_at else None
     read = ReadOptions(columns=parse_columns(columns), starting_at=moment)
     options = importer.ImportOptions(tenant=tenant, locale=locale, sessions_are_people=sessions_are_people, read=read)
@@ -178,33 +177,17 @@ def import_logs(
     with Console(stderr=True).status("Reading") as status:
         reports = list(importer.import_logs(engine, files, chosen, options, aside, status.update))
     if as_json:
-        _print_json([asdict(report) for report in reports])
+        print_json([asdict(report) for report in reports])
     for report in [] if as_json else reports:
         _print_table(report.file, ["name", "state", "finding"], [asdict(check) for check in report.checks])
         print(report.summary())
     raise typer.Exit(int(not all(report.is_sound if validate else report.took_something for report in reports)))
 
 
-def _settings(**overrides: Any) -> "Settings":
-    from service.contract.settings import load_settings
-
-    return load_settings(**overrides)
-
-
 def _with_database(read: "Callable[[AsyncEngine], Awaitable[_Result]]") -> _Result:
-    settings = _settings()
+    settings = load_settings()
     _make_room(settings.data_dir)
-
-    from service.contract.database import create
-
-    async def run() -> _Result:
-        engine = create(settings.resolved_database_url(), settings.timeouts)
-        try:
-            return await read(engine)
-        finally:
-            await engine.dispose()
-
-    return asyncio.run(run())
+    return with_database(settings, read, check=False)
 
 
 def _make_room(data_dir: Path) -> None:
@@ -220,13 +203,9 @@ def _make_room(data_dir: Path) -> None:
 
 def _say(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:
     if as_json:
-        _print_json(values)
+        print_json(values)
     else:
         print(sentence.format(**values))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, default=str, indent=2))
 
 
 def _print_table(title: str, columns: list[str], rows: list[dict[str, Any]]) -> None:

@@ -26,7 +26,14 @@ HEAVY = {
 }
 MOST_CPU_S = 4.0
 COMMANDS = sorted(entry.name for entry in entry_points(group=GROUP))
-INNER = [["db", "upgrade"], ["db", "check"], ["models", "list"], ["models", "show"], ["retrieval", "build"]]
+INNER = [
+    ["db", "upgrade"],
+    ["db", "check"],
+    ["models", "list"],
+    ["models", "show"],
+    ["retrieval", "build"],
+    ["ctr", "train"],
+]
 ASK = """
 import json, sys, time
 sys.argv = ["nextquery", *json.loads(sys.argv[1])]

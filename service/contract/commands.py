@@ -1,0 +1,47 @@
+"""What the commands of every package share: settings, a database for the length of a call, JSON on stdout.
+
+It knows no command. Everything heavy is imported when it is used, so that asking for help stays quick.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from service.contract.settings import Settings
+
+Result = TypeVar("Result")
+
+
+def load_settings(**overrides: Any) -> "Settings":
+    """The settings of this process; `overrides` go before the environment."""
+    from service.contract.settings import load_settings as load
+
+    return load(**overrides)
+
+
+def with_database(
+    settings: "Settings", act: "Callable[[AsyncEngine], Awaitable[Result]]", *, check: bool = True
+) -> Result:
+    """What `act` returns for an open database. `check`: refuse one whose schema is not this version's."""
+    import asyncio
+
+    from service.contract.database import check_schema, create
+
+    async def run() -> Result:
+        database = create(settings.resolved_database_url(), settings.timeouts)
+        try:
+            if check:
+                await check_schema(database)
+            return await act(database)
+        finally:
+            await database.dispose()
+
+    return asyncio.run(run())
+
+
+def print_json(value: Any) -> None:
+    """Write `value` to stdout; what JSON does not know becomes text."""
+    print(json.dumps(value, default=str, indent=2))
