@@ -14,6 +14,7 @@ from retrieval.dictionaries import Dictionary, NextQuery
 from retrieval.score import CoQuery, sort_candidates
 from service.contract.artifact import verify
 from service.contract.errors import ArtifactError, RetrievalError
+from service.contract.hardware import compute_alone
 from service.contract.query_text import match_key, one_line, query_id
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Searcher:
         self._index = index
         self._dictionary = dictionary
         self._rule = rule
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cor", initializer=_stay_alone)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cor", initializer=compute_alone)
         self._waiting: list[tuple[str, asyncio.Future[Any]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -134,13 +135,6 @@ class Searcher:
             self._working.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._dictionary.close()
-
-
-def _stay_alone() -> None:
-    """Compute in this thread alone: a second one gains nothing for one query, and waits for every busy core."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1, user_api="openmp")  # torch's and FAISS's; OpenMP keeps the number for each thread
 
 
 def _settle(future: asyncio.Future[Any], answer: Any) -> None:

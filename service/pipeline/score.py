@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.contract.errors import ArtifactError, PredictionError
+from service.contract.hardware import compute_alone
 from service.contract.registry import ANY_TASK
 from service.contract.types import PromptContext
 from service.pipeline.champion import KeptChampion, Newest
@@ -35,7 +36,7 @@ class Scorer:
     def __init__(self, predictor: "Predictor") -> None:
         self.version = predictor.version
         self._predictor = predictor
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctr", initializer=_stay_alone)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctr", initializer=compute_alone)
         self._waiting: list[_Question] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -197,10 +198,3 @@ def _load_libraries() -> None:
     from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401
 
     import ctr.predictor  # noqa: F401
-
-
-def _stay_alone() -> None:
-    """Compute in this thread alone: for so few rows a second one gains nothing, and waits for every busy core."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1, user_api="openmp")  # torch's; OpenMP keeps the number for each thread
