@@ -23,11 +23,13 @@ from service.engines.vllm_process import (
     borrowed,
     dtype,
     environment,
+    stop_fork_server,
     warm_fork_server,
 )
 
 _WARM_UP_BATCH = 8
 _SHUTDOWN_S = 1.5
+_OWNER_ENDS_S = 4.0  # vLLM's shutdown, then the fork server's
 _CANARY_PRIORITY = -1  # vLLM takes smaller first, so that a check is not stuck behind a queue of prompts
 
 
@@ -96,7 +98,7 @@ class VllmLocal:
         finally:
             await self._processes.end()
         if self._owner is not None:
-            await asyncio.to_thread(self._owner.join, 1.0)
+            await asyncio.to_thread(self._owner.join, _OWNER_ENDS_S)
         await self._processes.end()  # those that a start, interrupted just now, still made
 
     async def _generate(
@@ -158,9 +160,10 @@ class VllmLocal:
 
     def _own(self, loop: asyncio.AbstractEventLoop, built: "asyncio.Future[Any]") -> None:
         """Build the engine, then live as long as it: its processes are told to die when this thread does."""
-        llm = None
+        llm = fork_server = None
         try:
             with borrowed(environment(self._settings)):
+                fork_server = warm_fork_server() if device_kind() == "cpu" else None
                 llm = _build(self._directory, self._settings, self._limits, self._release)
             _tell(loop, built, llm, None)
         except BaseException as error:
@@ -168,6 +171,8 @@ class VllmLocal:
         self._release.wait()
         if llm is not None:
             llm.shutdown(timeout=_SHUTDOWN_S)
+        if fork_server is not None:
+            stop_fork_server(fork_server)
 
     def _refuse_unless_started(self) -> None:
         self._refuse_when_closed()
@@ -185,8 +190,6 @@ def create(directory: Path, settings: Settings) -> VllmLocal:
 
 
 def _build(directory: Path, settings: Settings, limits: ModelLimits, release: threading.Event) -> Any:
-    if device_kind() == "cpu":
-        warm_fork_server()
     import vllm.v1.engine.utils
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext

@@ -19,6 +19,7 @@ from service.engines import device_kind
 
 _ENDED_POLITELY_S = 2.0
 _KILLED_S = 2.0
+_FORK_SERVER = "multiprocessing.forkserver"
 _KEPT = "VLLM_"  # vLLM reads these again later; all others are put back after the start
 
 
@@ -63,13 +64,34 @@ class EngineProcesses:
                 self._known.setdefault(process.pid, process)
 
 
-def warm_fork_server() -> None:
+def warm_fork_server() -> psutil.Process | None:
     """Start the process that the core will be forked from: it imports vLLM while this one does, on another core.
 
-    Call it where the engine's variables are set: the core gets the environment of this moment.
+    Call it where the engine's variables are set: the core gets the environment of this moment. Returns the process, or
+    None where another engine's serves. It dies with the calling thread; `stop_fork_server` before that.
     """
+    before = _fork_servers()
     multiprocessing.set_forkserver_preload(["service.engines._fork_server"])
     forkserver.ensure_running()
+    return next((process for process in _fork_servers() if process not in before), None)
+
+
+def stop_fork_server(server: psutil.Process) -> None:
+    """Kill it and wait until it is gone; the next engine would else take the dying one and fail to start.
+
+    It is not reaped: `multiprocessing` does that before it starts another.
+    """
+    deadline = time.monotonic() + _KILLED_S
+    with suppress(psutil.Error):
+        server.kill()
+    while _is_alive(server) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _fork_servers() -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return [child for child in psutil.Process().children() if _FORK_SERVER in " ".join(child.cmdline())]
+    return []
 
 
 @contextmanager
