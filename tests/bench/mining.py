@@ -28,7 +28,7 @@ from tests.bench.report import ROOT
 
 _FIRST_DAY = date(2026, 11, 10)
 _DAYS = 10
-_ROUNDS = 2
+_ROUNDS = 5
 
 # Sessions of four queries, 20 to 420 seconds apart, ten facets of one topic; topics are log-uniform, which is Zipf's law
 # of exponent 1; about 4 % have no user, 5 % no session. One query in ten is typed in another form.
