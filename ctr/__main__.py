@@ -164,7 +164,9 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    methods = evaluation["methods"]
+    from ctr.evaluate import OURS
+
+    methods = dict(sorted(evaluation["methods"].items(), key=lambda item: item[0] != OURS))  # ours first
     first = next(iter(methods.values()))
     title = f"{first['rows']:,} rows with {first['clicks']:,} clicks, on days after training"
     table = Table("figure", *methods, title=title, title_justify="left")

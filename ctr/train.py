@@ -123,7 +123,9 @@ def train(
         if state["step"] % check_every == 0 or state["step"] == total:
             _check(model, data, layout, config, state)
         if state["step"] % _REPORT_STEPS == 0 or state["step"] == total:
-            figures = {"step": state["step"], "loss": loss.item(), "validation": state["best_loss"]}
+            figures = {"step": state["step"], "loss": loss.item()}
+            if state["best"] is not None:
+                figures["validation"] = state["best_loss"]
             report(state["step"] / total, figures)
         if time.monotonic() - saved_at > config.save_every_s:
             _save_state(work, model, optimizer, state)
