@@ -46,9 +46,9 @@ class EngineProcesses:
         return [process for process in self._known.values() if _is_alive(process)]
 
     async def end(self, politely_s: float = _ENDED_POLITELY_S) -> None:
-        """Wait a little for them to go, then kill what is left until it is gone; a stopped process is killed too."""
+        """Wait a little for them to go, then kill what is left until it is gone; a stopped one is not waited for."""
         deadline = time.monotonic() + politely_s
-        while self.alive() and time.monotonic() < deadline:
+        while any(not _is_stopped(process) for process in self.alive()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         deadline = time.monotonic() + _KILLED_S
         while (left := self.alive()) and time.monotonic() < deadline:
@@ -138,5 +138,13 @@ def environment(settings: Settings) -> dict[str, str]:
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    """Whether it is frozen by a signal, and so cannot go by itself."""
+    try:
+        return bool(process.status() == psutil.STATUS_STOPPED)
     except psutil.Error:
         return False
