@@ -79,13 +79,7 @@ async def promote(database: AsyncEngine, directory: Path) -> registry.Champion:
     """
     *_, manifest = load_verified(directory)
     refuse_useless(_metrics(manifest), str(manifest["version"]))
-    model = await register(database, directory)
-    champions = {each.task: each for each in await registry.list_champions(database) if each.kind == KIND}
-    present = champions.get(model.task)
-    if present is not None and present.version == model.version:
-        return present
-    revision = present.revision if present else 0
-    return await registry.promote(database, KIND, model.task, model.version, expected_revision=revision)
+    return await registry.put_in_front(database, await register(database, directory))
 
 
 def refuse_useless(metrics: Mapping[str, Any], version: str) -> None:

@@ -43,11 +43,7 @@ async def promote(database: AsyncEngine, directory: Path) -> registry.Champion:
     manifest: dict[str, Any] = verify(directory)
     version = str(manifest["version"])
     metrics = manifest.get("evaluation", {}).get("methods", {}).get("cor", {})
-    await registry.register(
+    model = await registry.register(
         database, version=version, kind=KIND, task=registry.ANY_TASK, directory=directory, metrics=metrics
     )
-    present = await registry.champion(database, KIND, registry.ANY_TASK)
-    if present is not None and present.version == version:
-        return present
-    revision = present.revision if present else 0
-    return await registry.promote(database, KIND, registry.ANY_TASK, version, expected_revision=revision)
+    return await registry.put_in_front(database, model)
