@@ -26,6 +26,11 @@ Days = Annotated[int, typer.Option(help="Days of the window, of which the last t
 TestDays = Annotated[int, typer.Option(help="Days after the window to measure on; at most a third of all.", min=1)]
 Work = Annotated[Path | None, typer.Option(help="Holds runs that are under way.", show_default="in the data directory")]
 
+ExpectedRevision = Annotated[
+    int | None,
+    typer.Option(min=0, hidden=True, help="Only over the champion of this revision; 0: only where there is none."),
+]
+FenceText = Annotated[str | None, typer.Option("--fence", hidden=True, help="Of the job that promotes: nightly:7.")]
 
 _FIGURES = ("auc", "pair_accuracy", "logloss", "pcoc", "ece")
 
@@ -127,22 +132,37 @@ def evaluate(
 def publish(
     directory: Annotated[Path, typer.Argument(help="A predictor, or the version of a registered one.")],
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Put it into service.")] = False,
+    expected_revision: ExpectedRevision = None,
+    fence: FenceText = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a predictor, and with --promote put it into service."""
     settings = load_settings()
     place = _place(settings, directory)
-    _record(settings, place, promote=promote)
+    _record(settings, place, promote=promote, expected_revision=expected_revision, fence=fence)
     if as_json:
         return print_json({"version": place.name, "directory": place, "promoted": promote})
     print(f"{place.name} is {'in service' if promote else 'registered'}.")
 
 
-def _record(settings: "Settings", directory: Path, *, promote: bool) -> None:
+def _record(
+    settings: "Settings",
+    directory: Path,
+    *,
+    promote: bool,
+    expected_revision: int | None = None,
+    fence: str | None = None,
+) -> None:
     from ctr import publish as publishing
+    from service.contract.fence import parse_fence
+
+    job = parse_fence(fence) if fence else None
 
     async def put(database: "AsyncEngine") -> None:
-        await (publishing.promote if promote else publishing.register)(database, directory)
+        if promote:
+            await publishing.promote(database, directory, expected_revision=expected_revision, fence=job)
+        else:
+            await publishing.register(database, directory)
 
     with_database(settings, put)
 

@@ -21,6 +21,7 @@ from ctr.predictor import KIND, load_verified
 from service.contract import registry
 from service.contract.artifact import seal
 from service.contract.errors import ArtifactError
+from service.contract.fence import Fence
 
 _NEEDED = ("auc", "logloss", "normalised_entropy", "pcoc", "ece")
 
@@ -70,8 +71,12 @@ async def register(database: AsyncEngine, directory: Path) -> registry.ModelVers
     )
 
 
-async def promote(database: AsyncEngine, directory: Path) -> registry.Champion:
+async def promote(
+    database: AsyncEngine, directory: Path, *, expected_revision: int | None = None, fence: Fence | None = None
+) -> registry.Champion:
     """Register the predictor in `directory` and make it the one that serves its task.
+
+    `expected_revision`, `fence`: see `service.contract.registry.put_in_front`.
 
     Raises:
         ArtifactError: It is damaged, or its figures are not finite, or its AUC is not above a half: nothing is registered.
@@ -79,7 +84,8 @@ async def promote(database: AsyncEngine, directory: Path) -> registry.Champion:
     """
     *_, manifest = load_verified(directory)
     refuse_useless(_metrics(manifest), str(manifest["version"]))
-    return await registry.put_in_front(database, await register(database, directory))
+    model = await register(database, directory)
+    return await registry.put_in_front(database, model, expected_revision=expected_revision, fence=fence)
 
 
 def refuse_useless(metrics: Mapping[str, Any], version: str) -> None:

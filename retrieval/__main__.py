@@ -46,6 +46,12 @@ Steps = Annotated[int, typer.Option(help="Steps of training the encoder, where t
 Damping = Annotated[float, typer.Option(help="0 trusts frequency, 1 corrects fully for popularity.", min=0, max=1)]
 HalfLife = Annotated[float, typer.Option(help="After so many days a pair counts half.", min=0.1)]
 
+ExpectedRevision = Annotated[
+    int | None,
+    typer.Option(min=0, hidden=True, help="Only over the champion of this revision; 0: only where there is none."),
+]
+FenceText = Annotated[str | None, typer.Option("--fence", hidden=True, help="Of the job that promotes: nightly:7.")]
+
 
 class EngineName(StrEnum):
     """Where mining runs."""
@@ -157,25 +163,35 @@ def build(
 @app.command()
 def publish(
     directory: Annotated[Path, typer.Argument(help="A build, or the version of a registered one.")],
+    expected_revision: ExpectedRevision = None,
+    fence: FenceText = None,
     as_json: AsJson = False,
 ) -> None:
     """Put a build into service: into Redis where NEXTQUERY_REDIS_URL is set, and to the front of the registry."""
     settings = load_settings()
     place = directory if directory.exists() else settings.data_dir / "cor" / directory
-    _put_into_service(settings, place)
+    _put_into_service(settings, place, expected_revision, fence)
     if as_json:
         return print_json({"version": place.name, "directory": place})
     print(f"{place.name} is in service.")
 
 
-def _put_into_service(settings: "Settings", directory: Path) -> None:
+def _put_into_service(
+    settings: "Settings", directory: Path, expected_revision: int | None = None, fence: str | None = None
+) -> None:
     from retrieval.publish import promote, put_into_redis
+    from service.contract.fence import check_fence, parse_fence
+
+    job = parse_fence(fence) if fence else None
 
     async def put(database: "AsyncEngine") -> None:
+        if job:  # before Redis, too, is changed
+            async with database.begin() as connection:
+                await check_fence(connection, job)
         if settings.redis_url:
             times, keep_old_s = settings.timeouts, settings.redis_keep_old_s
             await put_into_redis(directory, settings.redis_url, timeout_s=times.redis_write_s, keep_old_s=keep_old_s)
-        await promote(database, directory)
+        await promote(database, directory, expected_revision=expected_revision, fence=job)
 
     with_database(settings, put)
 

@@ -13,6 +13,7 @@ from retrieval.dictionaries.redis import publish_to_redis
 from retrieval.searcher import KIND
 from service.contract import registry
 from service.contract.artifact import verify
+from service.contract.fence import Fence
 
 
 async def put_into_redis(directory: Path, url: str, *, timeout_s: float, keep_old_s: int) -> int:
@@ -33,8 +34,12 @@ async def put_into_redis(directory: Path, url: str, *, timeout_s: float, keep_ol
     return count
 
 
-async def promote(database: AsyncEngine, directory: Path) -> registry.Champion:
+async def promote(
+    database: AsyncEngine, directory: Path, *, expected_revision: int | None = None, fence: Fence | None = None
+) -> registry.Champion:
     """Register the build in `directory` and make it the one that serves; running services take it up by themselves.
+
+    `expected_revision`, `fence`: see `service.contract.registry.put_in_front`.
 
     Raises:
         ArtifactError: The build is damaged.
@@ -46,4 +51,4 @@ async def promote(database: AsyncEngine, directory: Path) -> registry.Champion:
     model = await registry.register(
         database, version=version, kind=KIND, task=registry.ANY_TASK, directory=directory, metrics=metrics
     )
-    return await registry.put_in_front(database, model)
+    return await registry.put_in_front(database, model, expected_revision=expected_revision, fence=fence)

@@ -99,6 +99,56 @@ def show_model(version: str, as_json: AsJson = False) -> None:
     _print_table(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
 
 
+@models.command("promote")
+def promote_model(
+    version: Annotated[str, typer.Argument(help="A registered version, or the directory of a policy.")],
+    task: Annotated[str | None, typer.Option(help="The task to serve; * is all.", show_default="its own")] = None,
+    expected_revision: Annotated[
+        int | None,
+        typer.Option(min=0, hidden=True, help="Only over the champion of this revision; 0: only where there is none."),
+    ] = None,
+    fence: Annotated[str | None, typer.Option(hidden=True, help="Of the job that promotes: nightly:7.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a version into service; running services take it up by themselves."""
+    from service.contract import registry
+    from service.contract.fence import parse_fence
+    from service.contract.policy import load_policy
+
+    job, directory = parse_fence(fence) if fence else None, Path(version)
+    policy = load_policy(directory) if directory.is_dir() else None
+
+    async def put(engine: "AsyncEngine") -> Any:
+        if policy is None:
+            model = await registry.show(engine, version)
+        else:
+            model = await registry.register(
+                engine,
+                version=policy.version,
+                kind="policy",
+                task=task or registry.ANY_TASK,
+                directory=directory,
+                parent=policy.lineage,
+            )
+        return await registry.put_in_front(engine, model, task=task, expected_revision=expected_revision, fence=job)
+
+    champion = asdict(_with_database(put))
+    _say(champion, "{version} serves as {kind} for {task!r}; {previous} served before.", as_json)
+
+
+@models.command("rollback")
+def roll_back_model(
+    kind: Annotated[str, typer.Argument(help="policy, ctr or cor.")],
+    task: Annotated[str, typer.Option(help="The task it serves; * is all.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """Let the champion before serve again; a second rollback returns to the present one."""
+    from service.contract import registry
+
+    champion = asdict(_with_database(lambda engine: registry.roll_back(engine, kind, task)))
+    _say(champion, "{version} serves as {kind} for {task!r} again, instead of {previous}.", as_json)
+
+
 @doctor.command("doctor")
 def examine(as_json: AsJson = False) -> None:
     """Check everything that nextquery depends on, and say how to mend it."""

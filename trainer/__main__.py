@@ -132,10 +132,12 @@ def evaluate_policy(
     import asyncio
 
     from service.contract.policy import load_policy
+    from trainer.evaluate import latency_ms
     from trainer.starter import measure
 
-    quality, on_kind, _ = asyncio.run(measure(load_policy(policy), engine))
-    _say({**asdict(quality), "on_kind_share": on_kind}, as_json)
+    found = asyncio.run(measure(load_policy(policy), engine))
+    latencies = {f"latency_p{percent}_ms": latency_ms(found.unseen, percent / 100) for percent in (50, 95)}
+    _say({**asdict(found.quality), "on_kind_share": found.on_kind, **latencies}, as_json)
 
 
 simulate = typer.Typer(add_completion=False, help="Let simulated people use a running service.")

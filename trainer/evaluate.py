@@ -5,6 +5,8 @@ are a parse_ok_share of .99, an on_entity_share of .9 and a distinct_share of .9
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from random import Random
@@ -25,11 +27,12 @@ _MAX_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a policy wrote for one example. `finished`: it ended the list itself."""
+    """What a policy wrote for one example. `finished`: it ended the list itself. `latency_ms`: with others at once."""
 
     example: Example
     text: str
     finished: bool
+    latency_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,10 @@ async def evaluate(
         prompt = get_task(example.task).render(example.context, tokenizer, budget=PROMPT_BUDGET)
         sampling = Sampling(max_tokens=_MAX_TOKENS, seed=number, stop_token_ids=tokenizer.eos_ids, **decoding)
         async with gate:
+            asked = time.monotonic()
             [completion] = await engine.generate(f"evaluate-{number}", prompt.token_ids, sampling)
-        return Written(example, tokenizer.decode(completion.token_ids), completion.finish_reason == "stop")
+        text, latency_ms = tokenizer.decode(completion.token_ids), 1000 * (time.monotonic() - asked)
+        return Written(example, text, completion.finish_reason == "stop", latency_ms)
 
     written = list(await asyncio.gather(*(write(number, example) for number, example in enumerate(examples))))
     return score(written, tokenizer.format.separator), written
@@ -85,6 +90,12 @@ def score(written: Sequence[Written], separator: str) -> Quality:
         on_entity_share=on_entity / max(1, listed),
         distinct_share=distinct / max(1, listed),
     )
+
+
+def latency_ms(written: Sequence[Written], share: float) -> float:
+    """The latency that this share of the lists does not exceed."""
+    ordered = sorted(item.latency_ms for item in written)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
 
 
 def unseen_queries(*, held_out: int = 350, made_up: int = 150, seed: int = 0) -> list[Example]:

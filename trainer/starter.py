@@ -162,37 +162,48 @@ def _rename_unless_there(draft: Path, directory: Path) -> None:
 
 def _publish(config: StarterConfig, name: str) -> Quality:
     policy = load_policy(config.work / f"{name}-policy")
-    quality, on_kind, samples = asyncio.run(measure(policy, config.engine))
-    (config.work / f"{name}-quality.json").write_text(json.dumps(asdict(quality)) + "\n")
+    found = asyncio.run(measure(policy, config.engine))
+    (config.work / f"{name}-quality.json").write_text(json.dumps(asdict(found.quality)) + "\n")
     card = model_card(
         name=name,
         purpose=_PURPOSES[name],
         training=_training_text(config, name),
         config=_model_config(policy.directory),
-        quality=quality,
-        on_kind=on_kind,
+        quality=found.quality,
+        on_kind=found.on_kind,
         counts=(_HELD_OUT, _MADE_UP),
         decoding=policy.decoding,
-        samples=samples,
+        samples=found.samples,
         separator=policy.tokenizer.format.separator,
         failures=FAILURES,
     )
     publish_with_card(policy.directory, config.destination / name, card)
-    return quality
+    return found.quality
 
 
-async def measure(policy: Policy, engine_name: str) -> tuple[Quality, float, list[Written]]:
-    """The figures of a policy on unseen entities, its `on_kind_share`, and what it writes for the probes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Figures of a policy on unseen entities, its `on_kind_share`, and what it wrote for `unseen` and for the probes."""
+
+    quality: Quality
+    on_kind: float
+    unseen: list[Written]
+    samples: list[Written]
+
+
+async def measure(policy: Policy, engine_name: str) -> Measured:
+    """Ask a policy for every list of the evaluation."""
     engine = create_engine(engine_name, policy.directory, Settings())
     await engine.start()
     try:
         queries = unseen_queries(held_out=_HELD_OUT, made_up=_MADE_UP)
-        quality, _ = await evaluate(engine, policy, queries)
+        quality, unseen = await evaluate(engine, policy, queries)
         _, named = await evaluate(engine, policy, known_names())
         _, samples = await evaluate(engine, policy, probe_examples())
     finally:
         await engine.close()
-    return quality, on_kind_share(named, policy.tokenizer.format.separator), samples
+    on_kind = on_kind_share(named, policy.tokenizer.format.separator)
+    return Measured(quality=quality, on_kind=on_kind, unseen=unseen, samples=samples)
 
 
 def _training_text(config: StarterConfig, name: str) -> str:

@@ -14,6 +14,8 @@ It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses
     |   `-- EngineFrozen        it accepts work and never answers
     |-- RetrievalError          co-occurrence retrieval did not answer
     |-- PredictionError         the click predictor did not answer
+    |-- JobError              a job stopped: a stage failed, or its lock was lost; the next run goes on from there
+    |   `-- JobBusy           another run of the job is under way
     |-- RowRefused            the database cannot hold a row, today or ever
     |-- TokenRefused            a click token is forged, altered or expired
     `-- Overloaded              nothing can be taken on now; try again later
@@ -54,6 +56,14 @@ class PredictionError(NextQueryError):
 
 class RowRefused(NextQueryError):
     """The database cannot hold this row: a NUL, a lone surrogate, a missing or unknown column, a value too big."""
+
+
+class JobError(NextQueryError):
+    """A job stopped: a stage failed, or somebody else has its lock now."""
+
+
+class JobBusy(JobError):
+    """Another run of the job holds its lock."""
 
 
 class EngineError(NextQueryError):

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.contract.artifact import manifest_sha256, verify
 from service.contract.database import database_errors
 from service.contract.errors import ArtifactError, RegistryConflict
+from service.contract.fence import Fence, check_fence
 from service.contract.settings import STARTER
 from service.contract.tables import champions, model_versions
 
@@ -118,11 +119,15 @@ async def champion(database: AsyncEngine, kind: str, task: str) -> Champion | No
     return by_task.get(task) or by_task.get(ANY_TASK)
 
 
-async def promote(database: AsyncEngine, kind: str, task: str, version: str, *, expected_revision: int) -> Champion:
+async def promote(
+    database: AsyncEngine, kind: str, task: str, version: str, *, expected_revision: int, fence: Fence | None = None
+) -> Champion:
     """Make `version` the champion if nobody changed it since `expected_revision` was read; 0 means there was none.
 
+    `fence`: of the job that promotes; in the same transaction it is checked that no later run took its place.
+
     Raises:
-        RegistryConflict: Somebody else was first, or the version is of another kind or task.
+        RegistryConflict: Somebody else was first, the version is of another kind or task, or the job lost its lock.
         ArtifactError: Its files are not what was registered.
     """
     model = await show(database, version)
@@ -134,6 +139,8 @@ async def promote(database: AsyncEngine, kind: str, task: str, version: str, *, 
     await asyncio.to_thread(_check_files, model)
     with database_errors("a model was promoted"):
         async with database.begin() as connection:
+            if fence is not None:
+                await check_fence(connection, fence)
             won = await _compare_and_set(connection, kind, task, version, expected_revision)
     if not won:
         raise RegistryConflict(
@@ -144,19 +151,32 @@ async def promote(database: AsyncEngine, kind: str, task: str, version: str, *, 
     return _champion(row)
 
 
-async def put_in_front(database: AsyncEngine, model: ModelVersion) -> Champion:
+async def put_in_front(
+    database: AsyncEngine,
+    model: ModelVersion,
+    *,
+    task: str | None = None,
+    expected_revision: int | None = None,
+    fence: Fence | None = None,
+) -> Champion:
     """Make a registered version the champion of its own task, over whichever is now; nothing changes if it is already.
 
+    `task`: another one, for a version that is for all. `expected_revision`: of the champion that it won against; where
+    another one serves by now, nothing changes. `fence`: see `promote`.
+
     Raises:
-        RegistryConflict: Somebody else promoted another one meanwhile.
+        RegistryConflict: Somebody else promoted another one meanwhile, or the job lost its lock.
         ArtifactError: Its files are not what was registered.
     """
-    own = _CHAMPIONS.where(champions.c.kind == model.kind, champions.c.task == model.task)
+    place = task or model.task
+    own = _CHAMPIONS.where(champions.c.kind == model.kind, champions.c.task == place)
     present = next(map(_champion, await _read(database, own)), None)
     if present is not None and present.version == model.version:
         return present
     revision = present.revision if present else 0
-    return await promote(database, model.kind, model.task, model.version, expected_revision=revision)
+    if expected_revision is not None:
+        revision = expected_revision
+    return await promote(database, model.kind, place, model.version, expected_revision=revision, fence=fence)
 
 
 async def roll_back(database: AsyncEngine, kind: str, task: str) -> Champion:

@@ -49,6 +49,52 @@ class Timeouts(BaseModel):
     )
     redis_write_s: float = Field(30, gt=0, description="One batch of a build that is written to Redis.")
     popular_refresh_s: float = Field(60, gt=0, description="Pause between two readings of the popular queries.")
+    job_stage_s: float = Field(21_600, gt=0, description="One sub-process of a job.")
+    job_heartbeat_s: float = Field(2, gt=0, description="Pause between two signs of life of a job.")
+
+
+class Jobs(BaseModel):
+    """What the nightly run does, and what a challenger must reach. The service does not read it."""
+
+    tasks: list[str] = Field(
+        default_factory=lambda: ["suggest"], description="Tasks that are learnt every night, as a JSON list."
+    )
+    days: int = Field(14, ge=3, description="Days that the click predictor learns from, which searches.")
+    later_days: int = Field(
+        7,
+        ge=4,
+        description="Days after them, half as many at most: the predictor that judges learns from them, prompts are "
+        "taken from them, and the last one is measured on.",
+    )
+    align: Literal["iter_dpo", "token_ppo", "both", "none"] = Field("iter_dpo", description="How policies are aligned.")
+    prompts: int = Field(300, ge=1, description="Prompts of one round of alignment.")
+    max_rounds: int = Field(1, ge=1, description="Most rounds of alignment a night.")
+    options: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description='More words for the commands of a stage, as JSON: {"ctr-train": ["--size", "medium"]}.',
+    )
+    command: list[str] = Field(
+        default_factory=list, description="Words that start nextquery, as a JSON list; [] means this installation."
+    )
+    auc_drop: float = Field(0.005, ge=0, description="By so much the AUC may lie below the champion's.")
+    pcoc_least: float = Field(0.8, gt=0, description="Least predicted clicks over real ones.")
+    pcoc_most: float = Field(1.25, gt=0, description="Most predicted clicks over real ones.")
+    ece_most: float = Field(0.05, gt=0, description="Largest expected calibration error.")
+    cor_drop: float = Field(0.02, ge=0, description="By so much coverage and hit@10 may lie below the champion's.")
+    parse_failures_most: float = Field(0.02, ge=0, description="Largest share of lists that cannot be read.")
+    duplicates_most: float = Field(0.01, ge=0, description="Largest share of queries that a list has already.")
+    length_least: float = Field(0.9, gt=0, description="Shortest lists, against those of the policy before.")
+    length_most: float = Field(1.1, gt=0, description="Longest lists, against those of the policy before.")
+    latency_most: float = Field(1.25, gt=0, description="Slowest lists, against the champion's, 95th percentile.")
+
+    @model_validator(mode="after")
+    def _days_fit_together(self) -> Self:
+        if 2 * self.later_days > self.days:
+            raise ValueError(
+                f"later_days ({self.later_days}) is more than half of days ({self.days}). Raise the second, or lower "
+                "the first."
+            )
+        return self
 
 
 class Settings(BaseSettings):
@@ -152,6 +198,7 @@ class Settings(BaseSettings):
     popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
     popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
     timeouts: Timeouts = Field(default_factory=Timeouts)
+    jobs: Jobs = Field(default_factory=Jobs)
 
     def resolved_database_url(self) -> str:
         """The database URL, the embedded SQLite file where none is set."""

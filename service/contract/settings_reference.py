@@ -80,7 +80,7 @@ FILES = {_ROOT / ".env.example": env_example, _ROOT / "deploy" / "SETTINGS.md": 
 def _written(default: Any) -> str:
     if default is None:
         return ""
-    return json.dumps(default) if isinstance(default, list) else str(default)
+    return json.dumps(default) if isinstance(default, (list, dict)) else str(default)
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""The tables of nextquery: two logs, the quarantine, and the registry of models.
+"""The tables of nextquery: two logs, the quarantine, the registry of models, and the runs of jobs.
 
 It opens no connection and holds no query; `migrations/` builds the same tables, and a test compares the two.
 """
@@ -6,7 +6,7 @@ It opens no connection and holds no query; `migrations/` builds the same tables,
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Dialect, Index, Integer, MetaData, Table, Text
+from sqlalchemy import JSON, Column, DateTime, Dialect, Float, Index, Integer, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
@@ -169,4 +169,51 @@ champions = Table(
     _count("revision", "grows by one with every change; the compare in compare-and-set"),
     _at("changed_at", "when it last changed"),
     comment="which version serves",
+)
+
+job_locks = Table(
+    "job_locks",
+    metadata,
+    _text("job", "the job, such as nightly", primary_key=True),
+    _count("fence", "grows by one with every holder of the lock; who has an older number may change nothing"),
+    _at("taken_at", "when the lock was taken last"),
+    comment="who may write as a job",
+)
+
+job_runs = Table(
+    "job_runs",
+    metadata,
+    _text("run_id", "unique and sortable by time", primary_key=True),
+    _text("job", "nightly"),
+    _text("window", "the days it learns from: first day -- first day after"),
+    _text("state", "running, waiting, done, kept, failed or stopped"),
+    _optional("reason", "why a challenger was kept out, or what failed"),
+    _count("attempts", "how often it was started; a run that was killed goes on under the same id"),
+    _json("inputs", "settings of the job, versions of code, and the champions that it competes with"),
+    _at("started_at", "when it was started first"),
+    _at("heartbeat_at", "last sign of life"),
+    _at("ended_at", "when it ended last", nullable=True),
+    Index("ix_job_runs_window", "job", "window", unique=True),
+    comment="runs of jobs, one row for each window",
+)
+
+job_stages = Table(
+    "job_stages",
+    metadata,
+    _text("run_id", "the run", primary_key=True),
+    _text("stage", "snapshot, retrieval-build, ctr-train, align, evaluate or publish", primary_key=True),
+    _count("position", "place in the run, from 1"),
+    _text("state", "running, done, kept, skipped, failed or stopped"),
+    _optional("reason", "why a challenger was kept out, why it had nothing to do, or what failed"),
+    _json("parts", "its sub-processes: words, output, hash, exit code, seconds, memory"),
+    _json("verdicts", "which challengers passed, over which champion, with reasons and figures"),
+    _json("figures", "what it measured"),
+    _json("plots", "pictures, by path below the data directory"),
+    _json("progress", "share done and figures of the sub-process that runs"),
+    Column("seconds", Float, nullable=False, comment="duration of its sub-processes"),
+    Column("peak_rss_mb", Float, nullable=False, comment="most memory that a sub-process took"),
+    Column("exit_code", Integer, nullable=True, comment="of the last sub-process"),
+    _at("started_at", "when it was started"),
+    _at("ended_at", "when it ended", nullable=True),
+    comment="stages of the runs of jobs",
 )
