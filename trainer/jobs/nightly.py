@@ -22,6 +22,7 @@ from service.contract.fence import Fence
 from service.contract.job_records import ENDED_WELL, RunRecord, StageRecord
 from service.contract.settings import Settings
 from trainer.jobs.lock import HeldLock, hold_lock
+from trainer.jobs.process import Start, run_command
 from trainer.jobs.stage import RunSoFar, Served, Stage, Verdict
 from trainer.jobs.stage_run import StageRun, is_still_there
 from trainer.jobs.stages import all_stages
@@ -33,9 +34,11 @@ ORDER = ("snapshot", "retrieval-build", "ctr-train", "align", "evaluate", "publi
 
 
 async def run_nightly(
-    database: AsyncEngine, settings: Settings, window: Window, *, alone: str | None = None
+    database: AsyncEngine, settings: Settings, window: Window, *, alone: str | None = None, start: Start = run_command
 ) -> tuple[RunRecord, bool]:
     """Run what is left of the window, or one stage of it `alone`; returns the run, and whether anything was done.
+
+    `start` runs a command.
 
     Raises:
         JobBusy: Another run is under way.
@@ -48,7 +51,7 @@ async def run_nightly(
         if run.state in ENDED_WELL:
             return run, False
         async with _ending(database, lock.fence, run.run_id):
-            was_done = await _Nightly(database, settings, window, lock, run).go(alone)
+            was_done = await _Nightly(database, settings, window, lock, run, start).go(alone)
         return await job_records.show_run(database, run.run_id), was_done
 
 
@@ -56,10 +59,17 @@ class _Nightly:
     """One attempt at a run."""
 
     def __init__(
-        self, database: AsyncEngine, settings: Settings, window: Window, lock: HeldLock, run: RunRecord
+        self,
+        database: AsyncEngine,
+        settings: Settings,
+        window: Window,
+        lock: HeldLock,
+        run: RunRecord,
+        start: Start,
     ) -> None:
+        """`run`: as the attempts before this one left it."""
         self._database, self._settings, self._window, self._lock = database, settings, window, lock
-        self._run_id = run.run_id
+        self._run_id, self._start = run.run_id, start
         self._champions = {(each["kind"], each["serves"]): Served(**each["model"]) for each in run.inputs["champions"]}
         self._recorded = {stage.stage: stage for stage in run.stages}
         self._finished: dict[str, StageRecord] = {}
@@ -87,7 +97,9 @@ class _Nightly:
     async def _run(self, stage: Stage, position: int, so_far: RunSoFar) -> StageRecord:
         self._recorded = {name: each for name, each in self._recorded.items() if each.position <= position}
         earlier = self._recorded.get(stage.name)
-        running = StageRun(self._database, self._settings, self._lock, self._run_id, stage, position)
+        running = StageRun(
+            self._database, self._settings, self._lock, self._run_id, stage, position, start=self._start
+        )
         return await running.run(so_far, earlier.parts if earlier else {})
 
     def _reusable(self, stage: Stage, so_far: RunSoFar) -> StageRecord | None:

@@ -24,6 +24,7 @@ _LOOK_EVERY_S = 0.05
 _GOES_WITHIN_S = 5.0
 _SAID_BYTES = 4_000
 _MIB = 2**20
+_BOUND = Path(__file__).with_name("bound.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,10 @@ class Limits:
 
     timeout_s: float
     beat_every_s: float
+
+
+Start = Callable[[Sequence[str], Path, Path | None, Beat, Limits], Awaitable[Finished]]
+"""What runs a command as `run_command` does."""
 
 
 async def run_command(words: Sequence[str], log: Path, work: Path | None, beat: Beat, limits: Limits) -> Finished:
@@ -78,7 +83,7 @@ async def run_command(words: Sequence[str], log: Path, work: Path | None, beat: 
 
 @asynccontextmanager
 async def _child(words: Sequence[str], out: Path, err: Path) -> AsyncIterator["subprocess.Popen[bytes]"]:
-    bound = [sys.executable, "-m", "trainer.jobs.bound", str(os.getpid()), *words]
+    bound = [sys.executable, "-I", "-S", str(_BOUND), str(os.getpid()), *words]
     with out.open("wb") as stdout, err.open("wb") as stderr:
         child = subprocess.Popen(  # noqa: ASYNC220 - asyncio would collect its exit status, and with it the memory
             bound, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True

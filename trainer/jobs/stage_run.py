@@ -21,7 +21,7 @@ from service.contract.errors import JobError, NextQueryError
 from service.contract.job_records import StageRecord
 from service.contract.settings import Settings
 from trainer.jobs.lock import HeldLock
-from trainer.jobs.process import Finished, Limits, run_command
+from trainer.jobs.process import Finished, Limits, Start
 from trainer.jobs.stage import Judgement, Part, RunSoFar, Stage
 
 _THIS_INSTALLATION = (sys.executable, "-m", "service.contract.command_line")
@@ -32,10 +32,19 @@ class StageRun:
     """One stage of one run, while it is under way."""
 
     def __init__(
-        self, database: AsyncEngine, settings: Settings, lock: HeldLock, run_id: str, stage: Stage, position: int
+        self,
+        database: AsyncEngine,
+        settings: Settings,
+        lock: HeldLock,
+        run_id: str,
+        stage: Stage,
+        position: int,
+        *,
+        start: Start,
     ) -> None:
-        """`lock` is checked at every sign of life."""
+        """`lock` is checked at every sign of life; `start` runs a command."""
         self._database, self._settings, self._lock, self._run_id = database, settings, lock, run_id
+        self._start = start
         self._stage = stage
         self._record = StageRecord(stage=stage.name, position=position)
 
@@ -76,7 +85,7 @@ class StageRun:
             await self._write(progress={"part": part.name, **progress})
 
         limits = Limits(timeout_s=times.job_stage_s, beat_every_s=times.job_heartbeat_s)
-        finished = await run_command(words, log, part.work, beat, limits)
+        finished = await self._start(words, log, part.work, beat, limits)
         self._lock.check()
         await self._add(part, self._facts(part, finished))
         if reason := self._problem(part, finished):

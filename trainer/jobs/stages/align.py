@@ -38,28 +38,21 @@ def _part(run: RunSoFar, task: str) -> Part:
         raise JobError(
             f"There is no policy for task {task!r} to align. `nextquery models promote` puts one into service."
         )
-    predictors = run.outputs["ctr-train"]
-    words: tuple[str, ...] = (
-        "train",
-        "align",
-        "--task",
-        task,
-        "--snapshot",
-        str(run.outputs["snapshot"]["log"]["directory"]),
-    )
-    words += ("--search-predictor", str(predictors[f"{task}-{SEARCH}"]["directory"]))
-    words += ("--judge-predictor", str(predictors[f"{task}-{JUDGE}"]["directory"]))
-    words += ("--policy", policy.directory, "--max-rounds", str(jobs.max_rounds), "--prompts", str(jobs.prompts))
-    words += tuple(run.more_words("align"))
-    version = f"dpo-{task}-{run.window.until:%Y%m%d}-{_digest(run, words, policy.version)}"
+    search, judge = (run.outputs["ctr-train"][f"{task}-{name}"] for name in (SEARCH, JUDGE))
+    words: tuple[str, ...] = ("train", "align", "--task", task)
+    words += ("--snapshot", str(run.outputs["snapshot"]["log"]["directory"]))
+    words += ("--search-predictor", str(search["directory"]), "--judge-predictor", str(judge["directory"]))
+    words += ("--policy", policy.directory)
+    limits = ("--max-rounds", str(jobs.max_rounds), "--prompts", str(jobs.prompts), *run.more_words("align"))
+    digest = _digest(task, str(search["version"]), str(judge["version"]), policy.version, *limits)
+    version = f"dpo-{task}-{run.window.until:%Y%m%d}-{digest}"
     work = data / "align-work" / version
     places = ("--output", str(data / "policies" / version), "--work", str(work), "--version", version)
-    return Part(name=task, words=(*words, *places, "--json"), work=work, pictures=work)
+    return Part(name=task, words=(*words, *limits, *places, "--json"), work=work, pictures=work)
 
 
-def _digest(run: RunSoFar, words: tuple[str, ...], policy: str) -> str:
-    """A short hash of all that decides the result, so that the same inputs give the same name."""
-    inputs = [words, policy, run.outputs["snapshot"]["log"].get("counts")]
+def _digest(*inputs: str) -> str:
+    """A short hash of all that decides the result: the versions of predictors stand for the log that they learnt from."""
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
 
 
