@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic.json_schema import models_json_schema
 
-from service.api import click, console, health, recommend
+from service.api import click, console, health, jobs, recommend
 from service.api.edge import Edge
 from service.api.metrics import Metrics
 from service.api.raw_route import handlers
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers={404: health.not_found, 405: health.method_not_allowed},
     )
     app.state.runtime, app.state.metrics = runtime, metrics
-    for part in (recommend, click, health, console):
+    for part in (recommend, click, health, console, jobs):
         app.include_router(part.router)
     _document_bodies(app)
     _measure(runtime, metrics)

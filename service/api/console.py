@@ -14,9 +14,11 @@ _MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
+    "jobs.css": "text/css; charset=utf-8",
+    "jobs.js": "text/javascript; charset=utf-8",
 }
 _CONTENT = {name: (_DIRECTORY / name).read_bytes() for name in _MEDIA_TYPES}
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -40,4 +42,4 @@ async def part(name: str) -> Response:
 
 
 def _file(name: str) -> Response:
-    return Response(_CONTENT[name], media_type=_MEDIA_TYPES[name], headers=_HEADERS)
+    return Response(_CONTENT[name], media_type=_MEDIA_TYPES[name], headers=HEADERS)

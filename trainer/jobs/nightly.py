@@ -97,9 +97,7 @@ class _Nightly:
     async def _run(self, stage: Stage, position: int, so_far: RunSoFar) -> StageRecord:
         self._recorded = {name: each for name, each in self._recorded.items() if each.position <= position}
         earlier = self._recorded.get(stage.name)
-        running = StageRun(
-            self._database, self._settings, self._lock, self._run_id, stage, position, start=self._start
-        )
+        running = StageRun(self._database, self._settings, self._lock, self._run_id, stage, position, start=self._start)
         return await running.run(so_far, earlier.parts if earlier else {})
 
     def _reusable(self, stage: Stage, so_far: RunSoFar) -> StageRecord | None:

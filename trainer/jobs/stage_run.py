@@ -112,7 +112,8 @@ class StageRun:
         return [os.fspath(path.relative_to(root)) for path in found if path.is_relative_to(root)][:_MOST_PLOTS]
 
     def _problem(self, part: Part, finished: Finished) -> str | None:
-        name = f"`nextquery {' '.join(part.words[:2])}` of stage {self._stage.name} ({part.name})"
+        command = " ".join(word for word in part.words[:2] if not word.startswith("-"))
+        name = f"`nextquery {command}` of stage {self._stage.name} ({part.name})"
         if finished.exit_code is None:
             most = f"{self._settings.timeouts.job_stage_s:g} s"
             return f"{name} took longer than {most} and was ended. Raise NEXTQUERY_TIMEOUTS__JOB_STAGE_S, or look why."

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def figures_of(directory: str) -> dict[str, Any]:
 
 
 async def answer(command: str, words: Sequence[str], plan: Mapping[str, Any]) -> dict[str, Any]:
-    option = dict(zip(words, words[1:], strict=False))
+    option = dict(pairwise(words))
     digest = hashlib.sha256(json.dumps([w for w in words if "/" not in w]).encode()).hexdigest()[:8]
     changed = plan.get("figures", {})
     if command == "snapshot":
@@ -109,10 +110,14 @@ def begin(words: Sequence[str]) -> tuple[str, Path]:
     return command, place / f"hold {command}"
 
 
+def plan_of(command: str) -> dict[str, Any]:
+    file = Path(os.environ["STUB_DIR"], "plan.json")
+    return dict(json.loads(file.read_text()).get(command, {})) if file.exists() else {}
+
+
 async def end(command: str, words: Sequence[str]) -> tuple[int, dict[str, Any] | None, str]:
     """Exit code, output, and what is said on stderr."""
-    file = Path(os.environ["STUB_DIR"], "plan.json")
-    plan = json.loads(file.read_text()).get(command, {}) if file.exists() else {}
+    plan = plan_of(command)
     if "exit" in plan:
         return int(plan["exit"]), None, plan["say"]
     try:

@@ -150,7 +150,8 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(night: Night) -> Non
     code_after, out, _ = finish(night.start("snapshot"))
 
     assert code == 1
-    assert "cannot be written: File too large" in err
+    assert "`nextquery snapshot` of stage snapshot (log) ended with 2" in err
+    assert "File too large. Make room" in err
     assert left == []
     assert code_after == 0
     run = json.loads(out)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,7 @@ async def serving(engine: AsyncEngine) -> dict[str, str]:
 
 async def champion(engine: AsyncEngine, kind: str, task: str, place: Path, figures: dict[str, Any]) -> None:
     made(place, kind, figures)
-    model = await registry.register(
-        engine, version=place.name, kind=kind, task=task, directory=place, metrics=figures
-    )
+    model = await registry.register(engine, version=place.name, kind=kind, task=task, directory=place, metrics=figures)
     await registry.put_in_front(engine, model)
 
 
@@ -86,7 +86,7 @@ async def test_the_predictors_that_search_and_judge_share_neither_day_nor_seed(
     await run(engine, night, align="none")
 
     search, judge = ([*call["words"]] for call in night.raw_calls() if call["command"] == "ctr train")
-    option = [dict(zip(words, words[1:], strict=False)) for words in (search, judge)]
+    option = [dict(pairwise(words)) for words in (search, judge)]
     # 12 days in all: 0-7 learn for the search, 8-10 for the judge, and both are met on day 11
     assert [(each["--days"], each["--test-days"]) for each in option] == [("8", "4"), ("3", "1")]
     assert option[0]["--seed"] != option[1]["--seed"]
@@ -236,7 +236,7 @@ async def test_what_was_made_and_is_gone_or_altered_is_made_again_with_all_that_
         await run(engine, night, name, align="none")
     [listed] = await job_records.list_runs(engine)
     trained = (await job_records.show_run(engine, listed.run_id)).stages[2]
-    Path(trained.parts["suggest-search"]["output"]["directory"]).rename(night.place / "away")
+    os.rename(trained.parts["suggest-search"]["output"]["directory"], night.place / "away")
 
     done = await run(engine, night, align="none")
 

@@ -28,7 +28,7 @@ async def run(tmp_path: Path, code: str, *, limits: Limits = SOON) -> tuple[Fini
 
 
 async def test_the_json_is_read_and_what_a_library_wrote_before_it_is_passed_over(tmp_path: Path) -> None:
-    finished, _ = await run(tmp_path, "print('Loading...'); print('{\"version\": \"v1\",\\n \"auc\": NaN}')")
+    finished, _ = await run(tmp_path, 'print(\'Loading...\'); print(\'{"version": "v1",\\n "auc": NaN}\')')
 
     assert finished.exit_code == 0
     assert finished.output is not None
