@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("service", "trainer", "ctr", "retrieval", "migrations")
 FOLDERS = {
-    "deploy": "Set-up, locked package lists, settings reference, decisions, the shipped policy.",
+    "deploy": "Set-up, locked package lists, cron and Kubernetes files, settings reference, decisions, the shipped policy.",
     "tests": "What must stay true; the folders mirror the packages.",
 }
 START, END = "<!-- tree -->", "<!-- /tree -->"

@@ -33,6 +33,7 @@ INNER = [
     ["models", "show"],
     ["retrieval", "build"],
     ["ctr", "train"],
+    ["job", "run"],
 ]
 ASK = """
 import json, sys, time
@@ -59,7 +60,7 @@ def _ask(*words: str, **environment: str) -> tuple[int, float, set[str], str]:
 
 
 def test_the_commands_of_the_issue_are_announced():
-    assert {"serve", "db", "train", "models", "doctor", "snapshot", "import", "retrieval"} <= set(COMMANDS)
+    assert {"serve", "db", "train", "models", "doctor", "snapshot", "import", "retrieval", "job"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), *INNER], ids=" ".join)

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from service.contract.policy import seal_policy
+from service.contract.tokenizer import TextFormat
+from tests.tiny_models import make_tokenizer
+
 
 @pytest.fixture
 def ask(tmp_path):
@@ -18,6 +22,12 @@ def ask(tmp_path):
         return done.returncode, done.stdout, done.stderr
 
     return run
+
+
+def make_policy(directory, version):
+    directory.mkdir()
+    make_tokenizer(directory)
+    seal_policy(directory, version=version, text_format=TextFormat(separator="<sep>", separator_is_token=True))
 
 
 def test_checking_a_database_that_was_never_migrated_says_how_to_migrate_it(ask):
@@ -56,3 +66,35 @@ def test_a_data_directory_that_cannot_be_made_is_a_sentence(ask, tmp_path):
     assert code == 2
     assert "NEXTQUERY_DATA_DIR" in err
     assert "Traceback" not in err
+
+
+def test_a_policy_is_promoted_by_its_directory_and_rolled_back(ask, tmp_path):
+    for version in ("first", "second"):
+        make_policy(tmp_path / version, version)
+    ask("db", "upgrade")
+
+    promoted = [ask("models", "promote", str(tmp_path / version), "--json") for version in ("first", "second")]
+    back = ask("models", "rollback", "policy", "--json")
+    by_version = ask("models", "promote", "second")
+
+    assert [code for code, _, _ in (*promoted, back, by_version)] == [0] * 4
+    assert [json.loads(out)["version"] for _, out, _ in (*promoted, back)] == ["first", "second", "first"]
+    assert by_version[1].strip() == "second serves as policy for '*'; first served before."
+
+
+def test_a_stale_job_or_a_second_thought_too_late_is_a_sentence(ask, tmp_path):
+    for version in ("first", "second"):
+        make_policy(tmp_path / version, version)
+    ask("db", "upgrade")
+    ask("models", "promote", str(tmp_path / "first"))
+
+    late = ask("models", "promote", str(tmp_path / "second"), "--expected-revision", "0")
+    stale = ask("models", "promote", str(tmp_path / "second"), "--fence", "nightly:7")
+    unknown = ask("models", "promote", "no-such-version")
+    none_before = ask("models", "rollback", "policy")
+
+    assert [code for code, _, _ in (late, stale, unknown, none_before)] == [2] * 4
+    assert "somebody else changed it" in late[2]
+    assert "lost its lock" in stale[2]
+    assert "no-such-version" in unknown[2]
+    assert "no earlier policy" in none_before[2]

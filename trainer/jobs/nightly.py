@@ -1,13 +1,13 @@
 """The nightly run: its stages in order, one run for each window, alone at work. GQR 3.4.
 
 It knows no command. A run that was killed goes on: a stage is done once its record says so, its commands are the same,
-and what it made is still there, byte for byte.
+and what it made is still there.
 """
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -188,11 +188,6 @@ async def _champions(database: AsyncEngine) -> list[dict[str, Any]]:
 
 def _verdict(stored: Mapping[str, Any]) -> Verdict:
     return Verdict(**{**stored, "reasons": tuple(stored["reasons"])})
-
-
-def stage_names() -> Sequence[str]:
-    """The stages that can be run alone, in order."""
-    return ORDER
 
 
 def refuse_unknown_job(name: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract import job_records
 from service.contract.artifact import MANIFEST, manifest_sha256
-from service.contract.errors import JobError, NextQueryError
+from service.contract.errors import DatabaseError, JobError, NextQueryError
 from service.contract.job_records import StageRecord
 from service.contract.settings import Settings
 from trainer.jobs.lock import HeldLock
@@ -82,7 +82,8 @@ class StageRun:
 
         async def beat(progress: Mapping[str, Any]) -> None:
             self._lock.check()
-            await self._write(progress={"part": part.name, **progress})
+            with contextlib.suppress(DatabaseError):  # the lock is held, so the next sign of life may get through
+                await self._write(progress={"part": part.name, **progress})
 
         limits = Limits(timeout_s=times.job_stage_s, beat_every_s=times.job_heartbeat_s)
         finished = await self._start(words, log, part.work, beat, limits)

@@ -31,8 +31,8 @@ _STAGES = ["snapshot", "retrieval build", "ctr train", "train align", "train eva
 _FREE_WITHIN_S = 1.0
 
 
-def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=90)
+def finish(process: "subprocess.Popen[str]", *, within_s: float = 90) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=within_s)
     return process.returncode, out, err
 
 
