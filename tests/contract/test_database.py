@@ -76,7 +76,9 @@ async def test_a_database_of_another_version_is_told_and_left_alone(engine: Asyn
         await asyncio.to_thread(database.upgrade, database_url, TIMEOUTS)
 
     async with engine.begin() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        await connection.execute(
+            text("UPDATE alembic_version SET version_num = :head"), {"head": database.head_revision()}
+        )
 
 
 async def test_a_database_that_is_away_is_a_database_error() -> None:
