@@ -1,0 +1,90 @@
+"""Reads pairs of lists from Parquet as token ids: exactly those that serving would make.
+
+It knows nothing about how pairs are made or trained on.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from service.contract.errors import ArtifactError
+from service.contract.tasks import get_task
+from service.contract.tokenizer import PromptTokenizer
+from service.contract.types import EventSource, HistoryEvent, PromptContext
+from trainer.encoding import PROMPT_BUDGET
+
+_COLUMNS = ("prompt_id", "task", "context", "chosen", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class PairIds:
+    """Token ids of one pair; both responses end with the end-of-sequence token."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+def read_pairs(file: Path, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[list[PairIds], int]:
+    """The pairs of a file that fit into `max_tokens`, in its order, and how many do not.
+
+    Raises:
+        ArtifactError: The file cannot be read, lacks a column, or no pair of it fits.
+    """
+    pairs = [_encoded(row, tokenizer) for row in _rows(file)]
+    fitting = [pair for pair in pairs if len(pair) <= max_tokens]
+    if not fitting:
+        raise ArtifactError(
+            f"There is no pair to train on: {file} has {len(pairs)}, of which none fits into {max_tokens} tokens. "
+            "Usually the filters dropped all: see the report of the pairs, or raise the limit of tokens."
+        )
+    return fitting, len(pairs) - len(fitting)
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file, columns=list(_COLUMNS))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"The pairs in {file} cannot be read ({error}). Write them again.") from error
+    if missing := [name for name in _COLUMNS if name not in table.column_names]:
+        raise ArtifactError(f"{file} lacks {', '.join(missing)}, so it holds no pairs. Give a file of pairs.")
+    yield from table.to_pylist()
+
+
+def _encoded(row: dict[str, Any], tokenizer: PromptTokenizer) -> PairIds:
+    prompt = get_task(row["task"]).render(_context(row["context"]), tokenizer, budget=PROMPT_BUDGET)
+    chosen, rejected = (tuple(tokenizer.encode_response(row[name])) for name in ("chosen", "rejected"))
+    return PairIds(prompt.token_ids, chosen, rejected)
+
+
+def _context(text: str) -> PromptContext:
+    seen = json.loads(text)
+    return PromptContext(
+        n=seen["n"],
+        query=seen.get("query"),
+        session=tuple(seen.get("session") or ()),
+        history=tuple(_event(event) for event in seen.get("history") or ()),
+        answer=seen.get("answer"),
+        documents=tuple(seen.get("documents") or ()),
+        co_queries=tuple(seen.get("co_queries") or ()),
+    )
+
+
+def _event(event: dict[str, Any]) -> HistoryEvent:
+    at = datetime.fromisoformat(event["at"]) if event.get("at") else None
+    return HistoryEvent(source=EventSource(event["source"]), text=event["text"], at=at)
