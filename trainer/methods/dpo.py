@@ -6,15 +6,14 @@ It knows nothing about how pairs are made or where the result goes.
 from typing import Any
 
 import torch
-from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from service.contract.errors import ArtifactError
-from trainer.methods.fit import arguments, fit
+from trainer.methods.fit import arguments, dataset, fit
 from trainer.methods.models import adapter_config, fresh, reference_model, same, to_train, tokenizer
 from trainer.methods.run import Run
 
-_LEARNING_RATE = {"lora": 5e-4, "full": 2e-5}
+_LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 STEP_0_TOLERANCE = {"float32": 0.01, "bfloat16": 1.0}  # nats of a whole list, mean over the batch
 
 
@@ -25,13 +24,14 @@ def train(run: Run) -> None:
 
 def trainer_of(run: Run) -> Any:
     """TRL's trainer on our token ids; it tokenizes nothing."""
+    rows = dataset([_row(pair) for pair in run.pairs], [len(pair) for pair in run.pairs], run.config)
     learning_rate = _LEARNING_RATE["lora" if run.config.lora_rank else "full"]
     return _Dpo(
         run,
         model=to_train(run),
         ref_model=reference_model(run),
-        args=DPOConfig(**arguments(run, len(run.pairs), learning_rate), beta=run.config.beta),
-        train_dataset=Dataset.from_list([_row(pair) for pair in run.pairs]),
+        args=DPOConfig(**arguments(run, len(rows), learning_rate), beta=run.config.beta),
+        train_dataset=rows,
         processing_class=tokenizer(run.policy),
         peft_config=adapter_config(run),
     )

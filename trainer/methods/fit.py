@@ -6,23 +6,50 @@ It knows nothing about losses; a method builds the trainer.
 import json
 import math
 import os
+from collections.abc import Sequence
+from itertools import chain, count, islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PrinterCallback
 
 from service.contract.errors import ArtifactError, ConfigurationError
 from service.contract.progress import reporter
 from trainer.methods.models import set_start
-from trainer.methods.run import Run
+from trainer.methods.run import MethodConfig, Run
 from trainer.methods.watch import Divergence, Watch
 
 _STATE = "trainer_state.json"  # the last file of a checkpoint
+_POOL = 32  # batches whose rows are sorted by length together
+
+
+def dataset(rows: Sequence[dict[str, list[int]]], lengths: Sequence[int], config: MethodConfig) -> Dataset:
+    """The rows of all epochs in the order of training: see `in_order`."""
+    return Dataset.from_list(list(rows)).select(in_order(lengths, config))
+
+
+def in_order(lengths: Sequence[int], config: MethodConfig) -> list[int]:
+    """Which row comes when, over all epochs: shuffled by the seed, with rows of like length in one batch.
+
+    Little is padding so, and the order does not depend on the number of processes.
+    """
+    rng, size = Random(config.seed), config.batch_size
+    epochs = (rng.sample(range(len(lengths)), len(lengths)) for _ in count())
+    shuffled = list(islice(chain.from_iterable(epochs), max(1, round(config.epochs * len(lengths)))))
+    batches = []
+    for at in range(0, len(shuffled), _POOL * size):
+        pool = sorted(shuffled[at : at + _POOL * size], key=lambda row: lengths[row])
+        its_batches = [pool[first : first + size] for first in range(0, len(pool), size)]
+        batches += rng.sample(its_batches, len(its_batches))
+    batches.sort(key=len, reverse=True)  # the one that is not full comes last, else all after it are cut in two
+    return [row for batch in batches for row in batch]
 
 
 def arguments(run: Run, rows: int, learning_rate: float) -> dict[str, Any]:
-    """What every configuration of TRL takes, from ours. A last batch that is not full is left out.
+    """What every configuration of TRL takes, from ours, for a dataset of `rows`. A last batch not full is left out.
 
     Raises:
         ConfigurationError: The processes and passes cannot share a batch evenly.
@@ -36,7 +63,8 @@ def arguments(run: Run, rows: int, learning_rate: float) -> dict[str, Any]:
         )
     return {
         "output_dir": str(run.work),
-        "num_train_epochs": config.epochs,
+        "num_train_epochs": 1,  # `in_order` has them all
+        "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": config.batch_size // parts,
         "gradient_accumulation_steps": config.accumulation_steps,
         "dataloader_drop_last": rows >= config.batch_size,

@@ -54,6 +54,8 @@ def set_start(model: Any, run: Run) -> None:
     if reference_is_adapter(run):
         assert run.reference.adapter is not None
         model.load_adapter(run.reference.adapter.path, adapter_name=_REFERENCE, is_trainable=False)
+        # It names its base by version; peft would ask a hub for that whenever it saves a checkpoint.
+        model.peft_config[_REFERENCE].base_model_name_or_path = str(run.reference.model_directory)
 
 
 def reference_model(run: Run) -> Any:
@@ -72,7 +74,9 @@ def reference_is_adapter(run: Run) -> bool:
 def whole(policy: Policy) -> Any:
     """All weights of a policy in float32, its adapter merged."""
     model = _base(policy)
-    return model if policy.adapter is None else _with_adapter(model, policy).merge_and_unload()
+    if policy.adapter is None:
+        return model
+    return _with_adapter(model, policy).merge_and_unload().requires_grad_(True)  # peft froze the base
 
 
 def fresh(policy: Policy) -> Any:

@@ -38,7 +38,7 @@ def read_pairs(file: Path, tokenizer: PromptTokenizer, max_tokens: int) -> tuple
     Raises:
         ArtifactError: The file cannot be read, lacks a column, or no pair of it fits.
     """
-    pairs = [_encoded(row, tokenizer) for row in _rows(file)]
+    pairs = [_encoded(row, number, tokenizer) for number, row in enumerate(_rows(file), 1)]
     fitting = [pair for pair in pairs if len(pair) <= max_tokens]
     if not fitting:
         raise ArtifactError(
@@ -58,16 +58,20 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(file, columns=list(_COLUMNS))
+        table = pyarrow.parquet.read_table(file)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"The pairs in {file} cannot be read ({error}). Write them again.") from error
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise ArtifactError(f"{file} lacks {', '.join(missing)}, so it holds no pairs. Give a file of pairs.")
-    yield from table.to_pylist()
+    yield from table.select(_COLUMNS).to_pylist()
 
 
-def _encoded(row: dict[str, Any], tokenizer: PromptTokenizer) -> PairIds:
-    prompt = get_task(row["task"]).render(_context(row["context"]), tokenizer, budget=PROMPT_BUDGET)
+def _encoded(row: dict[str, Any], number: int, tokenizer: PromptTokenizer) -> PairIds:
+    try:
+        context = _context(row["context"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"The context of pair {number} is no context ({error!r}). Write the pairs again.") from error
+    prompt = get_task(row["task"]).render(context, tokenizer, budget=PROMPT_BUDGET)
     chosen, rejected = (tuple(tokenizer.encode_response(row[name])) for name in ("chosen", "rejected"))
     return PairIds(prompt.token_ids, chosen, rejected)
 
