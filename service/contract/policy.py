@@ -97,7 +97,9 @@ def _base(directory: Path, base: dict[str, str]) -> Path:
     for candidate in (directory.parent / base["version"], STARTER):
         if (candidate / MANIFEST).is_file() and manifest_sha256(candidate) == base["manifest_sha256"]:
             if "base" in verify(candidate):
-                raise ArtifactError(f"{candidate} is an adapter, and so is {directory} on it. Train on its base instead.")
+                raise ArtifactError(
+                    f"{candidate} is an adapter, and so is {directory} on it. Train on its base instead."
+                )
             return candidate
     raise ArtifactError(
         f"{directory} is an adapter on {base['version']}, and that base, unaltered, is not beside it. Put the "

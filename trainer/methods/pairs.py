@@ -70,7 +70,9 @@ def _encoded(row: dict[str, Any], number: int, tokenizer: PromptTokenizer) -> Pa
     try:
         context = _context(row["context"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"The context of pair {number} is no context ({error!r}). Write the pairs again.") from error
+        raise ArtifactError(
+            f"The context of pair {number} is no context ({error!r}). Write the pairs again."
+        ) from error
     prompt = get_task(row["task"]).render(context, tokenizer, budget=PROMPT_BUDGET)
     chosen, rejected = (tuple(tokenizer.encode_response(row[name])) for name in ("chosen", "rejected"))
     return PairIds(prompt.token_ids, chosen, rejected)

@@ -89,7 +89,9 @@ def test_the_figures_are_drawn(one):
 
 def test_base_and_adapter_from_disk_answer_as_the_trained_model(pairs, base_policy, tmp_path):
     rows, _ = read_pairs(pairs, base_policy.tokenizer, 1024)
-    run = Run(method="dpo", pairs=rows, policy=base_policy, reference=base_policy, work=tmp_path, config=QUICK, quiet=True)
+    run = Run(
+        method="dpo", pairs=rows, policy=base_policy, reference=base_policy, work=tmp_path, config=QUICK, quiet=True
+    )
     trainer = dpo.trainer_of(run)
     dpo.fit(trainer, run)
 

@@ -41,7 +41,9 @@ def test_a_batch_has_exactly_our_ids(run):
     batch = next(iter(dpo.trainer_of(run).get_train_dataloader()))
 
     rows = [ids[mask == 1].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    responses = [ids[mask == 1].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)]
+    responses = [
+        ids[mask == 1].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
     ours = {(p.prompt + p.chosen, p.prompt + p.rejected): (p.chosen, p.rejected) for p in run.pairs}
     assert len(rows) == 2 * QUICK.batch_size
     for k in range(QUICK.batch_size):  # the first half are the chosen, the second the rejected
@@ -78,7 +80,9 @@ def test_logged_log_probabilities_are_those_of_the_policy(run, base):
         trainer.compute_loss(trainer.model, batch)
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    expected = [_logprob(model, ids, mask) for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)]
+    expected = [
+        _logprob(model, ids, mask) for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
     logged = trainer._metrics["train"]
     assert logged["logps/chosen"] == [pytest.approx(sum(expected[:8]) / 8, abs=LOGPROB_TOLERANCE)]
     assert logged["logps/rejected"] == [pytest.approx(sum(expected[8:]) / 8, abs=LOGPROB_TOLERANCE)]

@@ -39,7 +39,14 @@ def test_a_pair_has_the_ids_that_serving_would_render(base_policy, tmp_path):
     )
     separator, end = tokenizer.separator_ids[0], tokenizer.eos_ids[0]
     assert pair.prompt == get_task("suggest").render(expected, tokenizer, budget=512).token_ids
-    assert pair.chosen == (*tokenizer.encode("a"), separator, *tokenizer.encode("b"), separator, *tokenizer.encode("c"), end)
+    assert pair.chosen == (
+        *tokenizer.encode("a"),
+        separator,
+        *tokenizer.encode("b"),
+        separator,
+        *tokenizer.encode("c"),
+        end,
+    )
     assert pair.rejected == (*tokenizer.encode("d"), end)
     assert too_long == 0
 
@@ -76,7 +83,9 @@ def test_a_file_of_something_else_is_an_error(base_policy, tmp_path):
 
 @pytest.mark.parametrize("context", ["{}", "no JSON", "[1]"])
 def test_a_pair_without_a_context_is_named(base_policy, tmp_path, context):
-    rows = [{**row, "context": row["context"] if k == 0 else context} for k, row in enumerate(pair_rows(base_policy, 2))]
+    rows = [
+        {**row, "context": row["context"] if k == 0 else context} for k, row in enumerate(pair_rows(base_policy, 2))
+    ]
 
     with pytest.raises(ArtifactError, match="context of pair 2"):
         read_pairs(write_pairs(tmp_path / "pairs", rows), base_policy.tokenizer, 1024)
