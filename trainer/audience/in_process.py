@@ -5,6 +5,7 @@ probabilities, which no log has, stand in a file beside the snapshot.
 """
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -105,12 +106,17 @@ class _Rows:
 async def _one_day(lister: Lister, audience: Audience, config: LogConfig, day: datetime, number: int) -> _Rows:
     """Visits of one day, many at once; who comes depends on the seed and the day alone."""
     wanted, rows, first = config.impressions // config.days, _Rows(), 0
-    while len(rows.impressions) < wanted:
-        at_once = min(_AT_ONCE, 1 + wanted // config.people_a_list)
-        group = [_scene(lister, audience, config, day, number, each) for each in range(first, first + at_once)]
-        for visited in await asyncio.gather(*group):
-            rows.add(visited)
-        first += at_once
+    under_way: deque[asyncio.Task[_Rows]] = deque()
+    try:
+        while (missing := wanted - len(rows.impressions)) > 0:
+            while len(under_way) < min(_AT_ONCE, -(-missing // config.people_a_list)):
+                under_way.append(asyncio.create_task(_scene(lister, audience, config, day, number, first)))
+                first += 1
+            rows.add(await under_way.popleft())
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
     return rows.first(wanted)
 
 
