@@ -36,6 +36,7 @@ __all__ = [
     "SearchConfig",
     "SearchReport",
     "Similar",
+    "identity_of",
     "read_candidates",
 ]
 
@@ -137,7 +138,8 @@ class CandidateSearch:
                 f"Policy {policy.version} decodes greedily, so that all its random responses are the same. Give it a "
                 "decoding with a temperature above 0."
             )
-        self._policy, self._predictor, self._config, self._similar = policy, predictor, config, similar
+        self._policy, self._config, self._similar = policy, config, similar
+        self._identity = identity_of(policy, predictor, config)
         self._tally: Counter[str] = Counter()
         self._sampler = QuerySampler(policy, engine, self._tally, prompt_tokens=prompt_tokens, at_once=at_once)
         self._searching = Stopwatch()
@@ -189,7 +191,7 @@ class CandidateSearch:
         Raises:
             ConfigurationError: `directory` has another search, or cannot be written.
         """
-        shards = Shards(directory, prompts, shard_size, self.identity())
+        shards = Shards(directory, prompts, shard_size, self._identity)
         missing = shards.missing()
         gate = asyncio.Semaphore(_SHARDS_AT_ONCE)
         done = shards.count - len(missing)
@@ -205,17 +207,6 @@ class CandidateSearch:
 
         await all_of(one(number) for number in missing)
         return self.report
-
-    def identity(self) -> dict[str, object]:
-        """What decides the lists, besides the prompts, as JSON."""
-        sealed = (self._policy.directory / MANIFEST).is_file()
-        return {
-            "policy": self._policy.version,
-            "policy_sha256": manifest_sha256(self._policy.directory) if sealed else None,
-            "predictor": self._predictor.version,
-            "predictor_sha256": self._predictor.sha256,
-            "config": asdict(self._config),
-        }
 
     async def _random(self, prompt: AlignmentPrompt, prompt_ids: tuple[int, ...]) -> list[Response]:
         seed = seed_of(self._config.seed, prompt.prompt_id, "random")
@@ -299,7 +290,7 @@ class CandidateSearch:
             key = match_key(each.query) if each.query is not None else ""
             if each.query is not None and (key in known or key in kept):
                 self._tally["exact_duplicates"] += 1
-            if key not in known and (key not in kept or kept[key].ends):
+            if key not in known and (key not in kept or (kept[key].ends and not each.ends)):
                 kept[key] = each
         return list(kept.values())
 
@@ -351,6 +342,18 @@ class CandidateSearch:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def identity_of(policy: Policy, predictor: Predictor, config: SearchConfig) -> dict[str, object]:
+    """What decides which lists are found, besides the prompts, as JSON."""
+    sealed = (policy.directory / MANIFEST).is_file()
+    return {
+        "policy": policy.version,
+        "policy_sha256": manifest_sha256(policy.directory) if sealed else None,
+        "predictor": predictor.version,
+        "predictor_sha256": predictor.sha256,
+        "config": asdict(config),
+    }
 
 
 def _keys(queries: Sequence[str]) -> tuple[str, ...]:

@@ -155,13 +155,12 @@ class QuerySampler:
         return Next(parsed.queries[0], (*before, *ids), ends and not rest)
 
     def _cut(self, written: Completion, text: str, end: int) -> tuple[int, ...]:
-        """The tokens of the first `end` characters of what was written; spaces at their end may be missing."""
-        tokenizer = self._policy.tokenizer
-        ends = tokenizer.token_ends(written.token_ids)
-        inside = sum(last <= end for last in ends)
-        if not text[ends[inside - 1] if inside else 0 : end].strip():
+        """The tokens of the first `end` characters of what was written, without spaces at their end."""
+        tokenizer, kept = self._policy.tokenizer, text[:end].rstrip(" ")
+        inside = [last <= len(kept) for last in tokenizer.token_ends(written.token_ids)].count(True)
+        if tokenizer.decode(written.token_ids[:inside]) == kept:
             return written.token_ids[:inside]
-        return tuple(tokenizer.encode(text[:end].rstrip(" ")))
+        return tuple(tokenizer.encode(kept))
 
 
 def seed_of(*parts: object) -> int:
