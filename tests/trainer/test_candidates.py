@@ -301,20 +301,20 @@ async def test_partial_responses_go_on_from_the_ids_that_the_policy_wrote():
     odd = halves_of(" how")
     separator = own_tokenizer().separator_ids
 
-    class Odd(KnownEngine):
-        prompts: list[tuple[int, ...]] = []
+    prompts: list[tuple[int, ...]] = []
 
+    class Odd(KnownEngine):
         async def generate(self, request_id, prompt_token_ids, sampling, adapter=None):
-            self.prompts.append(tuple(prompt_token_ids))
+            prompts.append(tuple(prompt_token_ids))
             written = await super().generate(request_id, prompt_token_ids, sampling, adapter)
-            return [replace(each, token_ids=odd) for each in written] if len(self.prompts) == 2 else written
+            return [replace(each, token_ids=odd) for each in written] if len(prompts) == 2 else written
 
     engine = Odd(lambda *_: ["x<sep>y", "z<sep>y"])
 
     await search_with(engine, KnownPredictor()).search([prompt_of("suggest", PromptContext(n=2, query="tea"))])
 
     assert own_tokenizer().encode(own_tokenizer().decode(odd)) != list(odd)
-    assert engine.prompts[2] == (*engine.prompts[0], *odd, *separator)
+    assert prompts[2] == (*prompts[0], *odd, *separator)
 
 
 def halves_of(word: str) -> tuple[int, int]:
