@@ -124,7 +124,9 @@ class CandidateSearch:
         prompt_tokens: int = PROMPT_BUDGET,
         at_once: int = 256,
     ) -> None:
-        """`similar` finds near-duplicates. `prompt_tokens`: budget of a prompt. `at_once`: most requests in flight.
+        """`similar` finds near-duplicates. `at_once`: most requests in flight.
+
+        `prompt_tokens`: budget of a prompt; the engine's context must hold it and a whole response.
 
         Raises:
             ConfigurationError: Near-duplicates are to be dropped and nothing finds them, or the policy decodes greedily.

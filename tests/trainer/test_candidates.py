@@ -368,21 +368,20 @@ async def test_the_same_seed_finds_the_same_and_another_others():
 
 
 async def test_the_report_says_what_was_done():
-    engine = KnownEngine(words_of_topic)
-    search = search_with(engine, KnownPredictor())
+    engine, predictor = KnownEngine(words_of_topic), KnownPredictor()
+    search = search_with(engine, predictor)
 
     found = await search.search([RICE, TEA])
 
     report = search.report
     assert (report.prompts, report.lists) == (2, sum(len(each.chosen) + len(each.rejected) for each in found))
     assert (report.requests, report.samples) == (len(engine.asked), 2 * 16 + 18 * 8)
-    assert (report.predictor_calls, report.predictor_rows) == (4, rows_of(search))
+    assert (report.predictor_calls, report.predictor_rows) == (4, rows_of(predictor))
     assert 0 < report.engine_busy_share < 1
     assert report.lists_per_s == report.lists / report.seconds
 
 
-def rows_of(search: CandidateSearch) -> int:
-    predictor = search._reward._predictor
+def rows_of(predictor: KnownPredictor) -> int:
     following = sum(len(queries) for round_ in predictor.rounds for _, _, queries in round_)
     return following + sum(len(queries) for call in predictor.lists for _, queries in call)
 
