@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from service.contract.logged_context import context_to_log
 from service.contract.progress import Report
 from service.contract.query_text import match_key
 from service.contract.snapshot import composed_snapshot
 from service.contract.tables import DEFAULT_ARM, clicks, impressions, searches
-from service.contract.types import ClickKind, Origin, PromptContext, ServedBy
+from service.contract.types import ClickKind, Origin, ServedBy
 from trainer.audience.audience import Audience
 from trainer.audience.listers import Lister, Shown
 from trainer.audience.scene import Scene
@@ -181,7 +182,7 @@ def _impression(name: str, at: datetime, scene: Scene, shown: Shown, who: dict[s
         "at": at,
         "task": scene.task,
         "query": scene.context.query,
-        "context": _context(scene.context),
+        "context": context_to_log(scene.context),
         "prompt_fingerprint": shown.fingerprint,
         "prompt_tokens": shown.prompt_tokens,
         "arm": DEFAULT_ARM,
@@ -195,18 +196,6 @@ def _impression(name: str, at: datetime, scene: Scene, shown: Shown, who: dict[s
         "served_by": ServedBy.MODEL.value,
         "degraded_reason": None,
         "timings": {},
-    }
-
-
-def _context(context: PromptContext) -> dict[str, Any]:
-    """The JSON of a context, as the service logs it."""
-    history = [{"source": event.source.value, "text": event.text, "at": None} for event in context.history]
-    return {
-        "session": list(context.session),
-        "history": history,
-        "answer": context.answer,
-        "documents": list(context.documents),
-        "co_queries": list(context.co_queries),
     }
 
 
