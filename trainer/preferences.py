@@ -135,7 +135,7 @@ def _pair(each: Candidates, chosen: Sequence[ScoredList], match_length: bool) ->
     better = [(c, r) for c, r in differing if c.reward - r.reward > LEAST_MARGIN]
     if not better:
         return "reward"
-    best, worst = min(better, key=lambda two: _unlikeness(*two, match_length))
+    best, worst = min(better, key=lambda two: _unlikeness(two[0], two[1], match_length))
     return Pair(prompt=each.prompt, chosen=best, rejected=worst)
 
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from service.contract.query_text import match_key, one_line
 from service.contract.settings import Settings
 from service.contract.types import PromptContext
 from trainer.judges import OverlapJudge, Question, Similar
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _TOKENS = 64  # the longest query that may be shown has about 30; a sentence of an answer seldom more than 60
 _BATCH = 128
@@ -64,11 +67,17 @@ class Thresholds:
 class Embedder:
     """Sentence embeddings on this machine: unit vectors, remembered by text; many threads may use one."""
 
-    def __init__(self, source: str | Path | None = None, *, cached: int = _CACHED, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        source: "str | Path | SentenceTransformer | None" = None,
+        *,
+        cached: int = _CACHED,
+        threads: int | None = None,
+    ) -> None:
         """Load a sentence-transformers model, by default all-MiniLM-L6-v2 as installed with nextquery.
 
         Args:
-            source: a directory, or a hub id that was downloaded before; nothing is fetched.
+            source: a directory, a hub id that was downloaded before (nothing is fetched), or a model that is loaded.
             cached: vectors that are remembered, the latest used.
             threads: of a large batch on a CPU; as many as torch likes by default.
 
@@ -77,7 +86,7 @@ class Embedder:
         """
         from threadpoolctl import ThreadpoolController
 
-        self._model = _load(str(source or _installed()))
+        self._model = _load(str(source or _installed())) if isinstance(source, str | Path | None) else source
         self._dimension = int(self._model.get_embedding_dimension())
         self._pools = ThreadpoolController()
         self._threads = threads
