@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ctr.features import user_query
-from service.contract.logged_context import context_from_log
+from service.contract.logged_context import from_log
 from service.contract.query_text import one_line
 from service.contract.registry import ANY_TASK
 from service.contract.snapshot import Snapshot
@@ -95,7 +95,7 @@ class Reader:
     ) -> Impression | None:
         try:
             queries = _shown(row)
-            context = context_from_log(json.loads(row["context"]), n=row["n_shown"], query=row["query"])
+            context = from_log(json.loads(row["context"]), query=row["query"], n=row["n_shown"])
         except (ValueError, TypeError, KeyError, AttributeError):
             self.skipped["unreadable"] += 1
             return None

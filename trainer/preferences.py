@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.contract.errors import ArtifactError, ConfigurationError
-from service.contract.logged_context import context_from_log, context_to_log
+from service.contract.logged_context import as_logged, from_log
 from trainer.candidates import Candidates, ScoredList
 from trainer.judges import OverlapJudge
 from trainer.prompts import AlignmentPrompt
@@ -39,8 +39,7 @@ STEPS = {
 
 _LIST = [("queries", pa.list_(pa.string())), ("texts", pa.string()), ("reward", pa.float64()), ("tokens", pa.int64())]
 _SCHEMA = pa.schema(
-    [("prompt_id", pa.string()), ("task", pa.string()), ("n", pa.int64()), ("query", pa.string())]
-    + [("context", pa.string()), ("chosen", pa.string()), ("rejected", pa.string())]
+    [(name, pa.string()) for name in ("prompt_id", "task", "context", "chosen", "rejected")]
     + [(f"{side}_{name}", kind) for side in ("chosen", "rejected") for name, kind in _LIST]
 )
 
@@ -173,7 +172,7 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
     """Make the Parquet file `path` appear whole, in place of what is there; the same pairs give the same bytes.
 
     `datasets.load_dataset("parquet", data_files=str(path))` reads it: `chosen` and `rejected` are responses, `context`
-    is JSON as the log has it (service/contract/logged_context.py).
+    is JSON as the log has it (service/contract/logged_context.py), with `query` and `n` in it.
 
     Raises:
         ConfigurationError: It cannot be written.
@@ -213,9 +212,7 @@ def _row(pair: Pair) -> dict[str, Any]:
     row = {
         "prompt_id": prompt.prompt_id,
         "task": prompt.task,
-        "n": prompt.context.n,
-        "query": prompt.context.query,
-        "context": _json(context_to_log(prompt.context)),
+        "context": _json({**as_logged(prompt.context), "query": prompt.context.query, "n": prompt.context.n}),
     }
     for side, listed in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         row |= {side: listed.response, f"{side}_queries": list(listed.queries), f"{side}_texts": _json(listed.texts)}
@@ -224,7 +221,8 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 
 def _read(row: dict[str, Any]) -> Pair:
-    context = context_from_log(json.loads(row["context"]), n=row["n"], query=row["query"])
+    logged = json.loads(row["context"])
+    context = from_log(logged, query=logged["query"], n=logged["n"])
     prompt = AlignmentPrompt(prompt_id=row["prompt_id"], task=row["task"], context=context)
     chosen, rejected = (
         ScoredList(

@@ -1,6 +1,6 @@
-"""A context as the log has it: the JSON in the column `context` of an impression, written and read.
+"""The context of an impression as the log has it, written and read here for both halves.
 
-It knows nothing about databases or files. The query and the length of the list stand in columns of their own.
+It knows nothing about databases or files; the typed query and the length of the list are columns of their own.
 """
 
 from collections.abc import Mapping
@@ -10,32 +10,31 @@ from typing import Any
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 
 
-def context_to_log(context: PromptContext) -> dict[str, Any]:
-    """What the column holds of `context`."""
-    history = [
-        {"source": event.source.value, "text": event.text, "at": event.at.isoformat() if event.at else None}
-        for event in context.history
-    ]
+def as_logged(context: PromptContext) -> dict[str, Any]:
+    """The JSON value of an impression's column `context`."""
     return {
         "session": list(context.session),
-        "history": history,
+        "history": [
+            {"source": event.source.value, "text": event.text, "at": event.at.isoformat() if event.at else None}
+            for event in context.history
+        ],
         "answer": context.answer,
         "documents": list(context.documents),
         "co_queries": list(context.co_queries),
     }
 
 
-def context_from_log(logged: Mapping[str, Any], *, n: int, query: str | None) -> PromptContext:
-    """The context of which the column holds `logged`; texts that were erased are left out.
+def from_log(logged: Mapping[str, Any], *, query: str | None, n: int) -> PromptContext:
+    """The context again. What an erasure took is left out.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: It is no such JSON.
+        ValueError, TypeError, KeyError, AttributeError: It is nothing that `as_logged` wrote.
     """
     return PromptContext(
         n=n,
         query=query,
         session=_texts(logged, "session"),
-        history=tuple(_event(each) for each in logged.get("history") or ()),
+        history=tuple(_event(each) for each in logged.get("history", ())),
         answer=logged.get("answer"),
         documents=_texts(logged, "documents"),
         co_queries=_texts(logged, "co_queries"),
@@ -43,7 +42,7 @@ def context_from_log(logged: Mapping[str, Any], *, n: int, query: str | None) ->
 
 
 def _texts(logged: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    return tuple(text for text in logged.get(name) or () if isinstance(text, str))
+    return tuple(text for text in logged.get(name, ()) if isinstance(text, str))
 
 
 def _event(logged: Mapping[str, Any]) -> HistoryEvent:

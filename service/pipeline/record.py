@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.contract.errors import DatabaseError, Overloaded
-from service.contract.logged_context import context_to_log
+from service.contract.logged_context import as_logged
 from service.contract.query_text import match_key, one_line
 from service.contract.tables import impressions, searches
 from service.contract.types import PromptContext, Slate
@@ -81,7 +81,7 @@ def _impression(
         "session_id": request.session_id,
         "query": context.query,
         "locale": request.locale,
-        "context": context_to_log(context),
+        "context": as_logged(context),
         "prompt_fingerprint": trace.prompt_fingerprint or "",
         "prompt_tokens": trace.prompt_tokens,
         "arm": request.arm,

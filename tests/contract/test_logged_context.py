@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.contract.logged_context import context_from_log, context_to_log
+from service.contract.logged_context import as_logged, from_log
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 
 FULL = PromptContext(
@@ -24,19 +24,19 @@ FULL = PromptContext(
 
 @pytest.mark.parametrize("context", [FULL, PromptContext(n=1)], ids=["full", "empty"])
 def test_a_context_comes_back_from_the_log_as_it_was(context):
-    logged = json.loads(json.dumps(context_to_log(context)))
+    logged = json.loads(json.dumps(as_logged(context)))
 
-    assert context_from_log(logged, n=context.n, query=context.query) == context
+    assert from_log(logged, n=context.n, query=context.query) == context
 
 
 def test_the_query_and_the_length_are_not_repeated():
-    assert sorted(context_to_log(FULL)) == ["answer", "co_queries", "documents", "history", "session"]
+    assert sorted(as_logged(FULL)) == ["answer", "co_queries", "documents", "history", "session"]
 
 
 def test_what_was_erased_is_left_out():
-    logged = {"session": ["a", None], "history": None, "answer": None}
+    logged = {"session": ["a", None], "answer": None}
 
-    assert context_from_log(logged, n=2, query=None) == PromptContext(n=2, session=("a",))
+    assert from_log(logged, n=2, query=None) == PromptContext(n=2, session=("a",))
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_what_was_erased_is_left_out():
 )
 def test_what_is_no_context_is_told_by_one_of_four_errors(logged):
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
-        context_from_log(logged, n=1, query=None)
+        from_log(logged, n=1, query=None)

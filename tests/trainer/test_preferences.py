@@ -271,7 +271,7 @@ def test_the_hugging_face_library_reads_the_file(tmp_path):
 
     assert len(loaded) == 2
     row = loaded[0]
-    assert (row["prompt_id"], row["task"], row["n"], row["query"]) == ("7f", "snippets", 2, "rīce 東京")
+    assert (row["prompt_id"], row["task"]) == ("7f", "snippets")
     assert row["chosen"].endswith("shorter<sep>in rhyme")
     assert (row["chosen_queries"], row["chosen_reward"], row["chosen_tokens"]) == (
         ["shorter", "in rhyme"],
@@ -285,7 +285,7 @@ def test_the_context_is_written_as_the_log_has_it(tmp_path):
     write_pairs([GOOD_PAIR], tmp_path / "pairs.parquet")
 
     (context,) = pq.read_table(tmp_path / "pairs.parquet")["context"].to_pylist()
-    assert context == '{"answer":null,"co_queries":[],"documents":[],"history":[],"session":[]}'
+    assert context == ('{"answer":null,"co_queries":[],"documents":[],"history":[],"n":1,"query":"rice","session":[]}')
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence_and_leaves_nothing(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.contract.logged_context import context_to_log
+from service.contract.logged_context import as_logged
 from service.contract.progress import Report
 from service.contract.query_text import match_key
 from service.contract.snapshot import composed_snapshot
@@ -182,7 +182,7 @@ def _impression(name: str, at: datetime, scene: Scene, shown: Shown, who: dict[s
         "at": at,
         "task": scene.task,
         "query": scene.context.query,
-        "context": context_to_log(scene.context),
+        "context": as_logged(scene.context),
         "prompt_fingerprint": shown.fingerprint,
         "prompt_tokens": shown.prompt_tokens,
         "arm": DEFAULT_ARM,
