@@ -209,7 +209,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def _row(pair: Pair) -> dict[str, Any]:
     prompt = pair.prompt
-    row = {
+    row: dict[str, Any] = {
         "prompt_id": prompt.prompt_id,
         "task": prompt.task,
         "context": _json({**as_logged(prompt.context), "query": prompt.context.query, "n": prompt.context.n}),
