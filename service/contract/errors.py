@@ -14,6 +14,7 @@ It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses
     |   `-- EngineFrozen        it accepts work and never answers
     |-- RetrievalError          co-occurrence retrieval did not answer
     |-- PredictionError         the click predictor did not answer
+    |-- JudgeError              a judge did not answer, or nobody can read what it said
     |-- RowRefused            the database cannot hold a row, today or ever
     |-- TokenRefused            a click token is forged, altered or expired
     `-- Overloaded              nothing can be taken on now; try again later
@@ -50,6 +51,10 @@ class RetrievalError(NextQueryError):
 
 class PredictionError(NextQueryError):
     """The click predictor did not answer: the list is shown as the model wrote it."""
+
+
+class JudgeError(NextQueryError):
+    """A judge did not answer, or nobody can read what it said."""
 
 
 class RowRefused(NextQueryError):

@@ -49,6 +49,7 @@ class Timeouts(BaseModel):
     )
     redis_write_s: float = Field(30, gt=0, description="One batch of a build that is written to Redis.")
     popular_refresh_s: float = Field(60, gt=0, description="Pause between two readings of the popular queries.")
+    judge_s: float = Field(60, gt=0, description="One answer of a judge that is asked over HTTP.")
 
 
 class Settings(BaseSettings):
@@ -151,6 +152,13 @@ class Settings(BaseSettings):
     redis_keep_old_s: int = Field(86_400, ge=60, description="Seconds that Redis keeps a build after a newer one came.")
     popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
     popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
+    judge_url: str | None = Field(
+        None,
+        description="Where the judge openai_http asks: any OpenAI-compatible API, as in https://api.openai.com/v1.",
+    )
+    judge_model: str | None = Field(None, description="The model that it asks there.")
+    judge_api_key: SecretStr | None = Field(None, description="The key that it shows there; empty means none.")
+    judge_at_once: int = Field(8, ge=1, le=256, description="Questions that it asks at once.")
     timeouts: Timeouts = Field(default_factory=Timeouts)
 
     def resolved_database_url(self) -> str:
