@@ -95,8 +95,17 @@ def train_preferences(
     )
     start = load_policy(policy)
     near = start if reference is None else load_policy(reference)
-    options = {"output": output, "work": work, "version": version, "config": config, "quiet": as_json}
-    outcome = align(method, pairs, policy=start, reference=near, **options)
+    outcome = align(
+        method,
+        pairs,
+        policy=start,
+        reference=near,
+        output=output,
+        work=work,
+        version=version,
+        config=config,
+        quiet=as_json,
+    )
     if outcome.manifest_sha256:  # else another process tells
         told = {"version": version, "directory": str(output), "manifest_sha256": outcome.manifest_sha256}
         _say({**told, **outcome.metrics}, as_json)

@@ -75,11 +75,10 @@ class _Dpo(DPOTrainer):  # type: ignore[misc]
         chosen, rejected = self.accelerator.gather(self.beta * difference.view(2, -1).mean(1, keepdim=True).T).mean(0)
         return chosen.item(), rejected.item()
 
-    @torch.no_grad()
     def _logprobs(self, policy: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Log-probability of every response under a policy as it lies on disk, (2B,): chosen, then rejected."""
         model = fresh(policy).to(self.accelerator.device)
-        with self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast():
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
         picked = logits.float().log_softmax(-1).gather(2, inputs["input_ids"][:, 1:, None]).squeeze(2)
         return (picked * inputs["completion_mask"][:, 1:]).sum(1)

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.contract.artifact import MANIFEST, manifest_sha256
+from service.contract.engine import Adapter
 from service.contract.errors import ArtifactError, ConfigurationError
 from service.contract.policy import Policy
 from trainer.methods.run import MethodConfig, Run
@@ -50,9 +51,8 @@ def set_start(model: Any, run: Run) -> None:
     if not run.config.lora_rank:
         return
     if run.policy.adapter is not None:
-        _load_adapter(model, run.policy)
-    if reference_is_adapter(run):
-        assert run.reference.adapter is not None
+        _load_adapter(model, run.policy.adapter)
+    if run.reference.adapter is not None and _same_base(run.policy, run.reference):
         model.load_adapter(run.reference.adapter.path, adapter_name=_REFERENCE, is_trainable=False)
         # It names its base by version; peft would ask a hub for that whenever it saves a checkpoint.
         model.peft_config[_REFERENCE].base_model_name_or_path = str(run.reference.model_directory)
@@ -65,23 +65,15 @@ def reference_model(run: Run) -> Any:
     return whole(run.reference).requires_grad_(False).eval()
 
 
-def reference_is_adapter(run: Run) -> bool:
-    """Whether the reference is an adapter on the base that is trained on."""
-    on_base = bool(run.config.lora_rank) and _same_base(run.policy, run.reference)
-    return on_base and run.reference.adapter is not None
-
-
 def whole(policy: Policy) -> Any:
     """All weights of a policy in float32, its adapter merged."""
-    model = _base(policy)
-    if policy.adapter is None:
-        return model
-    return _with_adapter(model, policy).merge_and_unload().requires_grad_(True)  # peft froze the base
+    model = _with_adapter(_base(policy), policy.adapter)
+    return model.merge_and_unload().requires_grad_(True) if policy.adapter else model  # peft froze the base
 
 
 def fresh(policy: Policy) -> Any:
     """A policy loaded as an engine would, its adapter beside the base, frozen, in float32."""
-    model = _base(policy) if policy.adapter is None else _with_adapter(_base(policy), policy)
+    model = _with_adapter(_base(policy), policy.adapter)
     return model.requires_grad_(False).eval()
 
 
@@ -99,18 +91,16 @@ def _base(policy: Policy) -> Any:
     return AutoModelForCausalLM.from_pretrained(policy.model_directory, dtype=torch.float32)
 
 
-def _with_adapter(model: Any, policy: Policy) -> Any:
-    assert policy.adapter is not None
-    return PeftModel.from_pretrained(model, policy.adapter.path)
+def _with_adapter(model: Any, adapter: Adapter | None) -> Any:
+    return PeftModel.from_pretrained(model, adapter.path) if adapter else model
 
 
-def _load_adapter(model: Any, policy: Policy) -> None:
-    assert policy.adapter is not None
-    result = set_peft_model_state_dict(model, load_peft_weights(policy.adapter.path, device="cpu"))
+def _load_adapter(model: Any, adapter: Adapter) -> None:
+    result = set_peft_model_state_dict(model, load_peft_weights(adapter.path, device="cpu"))
     absent = [key for key in result.missing_keys if "lora_" in key and f".{_REFERENCE}." not in key]
     if result.unexpected_keys or absent:
         raise ArtifactError(
-            f"The adapter of {policy.version} has other modules than training gives it. Train from its base instead."
+            f"The adapter {adapter.name} has other modules than training gives it. Train from its base instead."
         )
 
 

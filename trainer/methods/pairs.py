@@ -7,14 +7,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from service.contract.errors import ArtifactError
+from service.contract.logged_context import from_log
 from service.contract.tasks import get_task
 from service.contract.tokenizer import PromptTokenizer
-from service.contract.types import EventSource, HistoryEvent, PromptContext
 from trainer.encoding import PROMPT_BUDGET
 
 _COLUMNS = ("prompt_id", "task", "context", "chosen", "rejected")
@@ -68,29 +67,12 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _encoded(row: dict[str, Any], number: int, tokenizer: PromptTokenizer) -> PairIds:
     try:
-        context = _context(row["context"])
-    except (ValueError, KeyError, TypeError) as error:
+        seen = json.loads(row["context"])
+        context = from_log(seen, query=seen["query"], n=seen["n"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The context of pair {number} is no context ({error!r}). Write the pairs again."
         ) from error
     prompt = get_task(row["task"]).render(context, tokenizer, budget=PROMPT_BUDGET)
     chosen, rejected = (tuple(tokenizer.encode_response(row[name])) for name in ("chosen", "rejected"))
     return PairIds(prompt.token_ids, chosen, rejected)
-
-
-def _context(text: str) -> PromptContext:
-    seen = json.loads(text)
-    return PromptContext(
-        n=seen["n"],
-        query=seen.get("query"),
-        session=tuple(seen.get("session") or ()),
-        history=tuple(_event(event) for event in seen.get("history") or ()),
-        answer=seen.get("answer"),
-        documents=tuple(seen.get("documents") or ()),
-        co_queries=tuple(seen.get("co_queries") or ()),
-    )
-
-
-def _event(event: dict[str, Any]) -> HistoryEvent:
-    at = datetime.fromisoformat(event["at"]) if event.get("at") else None
-    return HistoryEvent(source=EventSource(event["source"]), text=event["text"], at=at)

@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from service.contract.errors import ArtifactError
 from service.contract.progress import Report
 from trainer.methods.models import reference_model, without_adapter
-from trainer.methods.pairs import PairIds
 from trainer.methods.run import Run
 
 FIGURES = (
@@ -46,7 +45,6 @@ class Divergence:
         sequences.sort(key=lambda sequence: len(sequence[0]) + len(sequence[1]))  # little padding
         self._batches = [sequences[at : at + _SEQUENCES] for at in range(0, len(sequences), _SEQUENCES)]
 
-    @torch.no_grad()
     def measure(self) -> float:
         """The divergence now; every process measures all of it."""
         model, total, tokens = self._trainer.accelerator.unwrap_model(self._trainer.model), 0.0, 0
@@ -61,7 +59,7 @@ class Divergence:
     def _of(self, model: Any, batch: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> torch.Tensor:
         """KL at every response token of `batch`, (T,)."""
         inputs, predicts = _padded(batch, self._trainer.accelerator.device)
-        with self._trainer.accelerator.autocast():
+        with torch.no_grad(), self._trainer.accelerator.autocast():
             logits = model(**inputs).logits[predicts]
             with without_adapter(model):
                 base = (model if self._own_reference is None else self._own_reference)(**inputs).logits[predicts]

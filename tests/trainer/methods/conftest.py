@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from service.contract.logged_context import as_logged
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER
 from service.contract.tasks import get_task
+from service.contract.types import PromptContext
 from trainer.catalogue.catalogue import load_catalogue
 from trainer.catalogue.compose import compose
 from trainer.export import export_policy
@@ -62,7 +64,7 @@ def pair_rows(policy: Policy, count: int) -> list[dict[str, Any]]:
             write = get_task(task).response
             lists = [list(example.queries), list(reversed(example.queries))]
             chosen, rejected = (write(queries, example.texts, policy.tokenizer.format) for queries in lists)
-            row = {"prompt_id": f"{task}-{number}", "task": task, "context": _as_logged(example.context)}
+            row = {"prompt_id": f"{task}-{number}", "task": task, "context": _with_query(example.context)}
             rewards = {"chosen_reward": 0.4, "rejected_reward": 0.1, "chosen_tokens": 9, "rejected_tokens": 9}
             rows.append({**row, "chosen": chosen, "rejected": rejected, **rewards})
     return rows
@@ -76,8 +78,5 @@ def write_pairs(file: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
-def _as_logged(context: Any) -> str:
-    seen = {"n": context.n, "query": context.query, "session": context.session, "answer": context.answer}
-    events = [{"source": event.source.value, "text": event.text, "at": None} for event in context.history]
-    side = {"documents": context.documents, "co_queries": context.co_queries}
-    return json.dumps({**seen, "history": events, **side})
+def _with_query(context: PromptContext) -> str:
+    return json.dumps({**as_logged(context), "query": context.query, "n": context.n})

@@ -48,7 +48,7 @@ def test_the_methods_are_found_by_their_files():
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(pairs, options):
-    with pytest.raises(ConfigurationError, match="no method 'wish'.*dpo"):
+    with pytest.raises(ConfigurationError, match=r"no method 'wish'.*dpo"):
         align("wish", pairs, **options)
 
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_killed_before_it_published_trains_no_more(one, pairs, op
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_loss_that_is_no_number_publishes_nothing(pairs, options):
-    with pytest.raises(ArtifactError, match="loss of step .* nothing is published"):
+    with pytest.raises(ArtifactError, match=r"loss of step .* nothing is published"):
         align("dpo", pairs, **options | {"config": replace(QUICK, learning_rate=1e30)})
 
     assert not options["output"].exists()

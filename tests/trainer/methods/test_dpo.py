@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from service.contract.errors import ArtifactError, ConfigurationError
 from service.contract.policy import load_policy
+from trainer.export import export_policy
 from trainer.methods import MethodConfig, align, dpo
 from trainer.methods.models import fresh
 from trainer.methods.pairs import read_pairs
@@ -119,6 +120,21 @@ def test_an_adapter_can_be_the_reference_of_its_base(once, base_policy, run):
     run = replace(run, policy=base_policy, reference=once[0])
 
     dpo.train(run)  # would raise if the rewards before the first update were not base against adapter
+
+    first = json.loads(run.metrics.read_text().splitlines()[0])
+    assert abs(first["rewards/chosen"]) > 1e-3
+
+
+def test_another_model_can_be_the_reference_of_an_adapter(run, base_policy, tmp_path):
+    torch.manual_seed(5)
+    other = fresh(base_policy)
+    for weight in other.parameters():
+        weight.add_(0.01 * torch.randn_like(weight))
+    export = {"version": "other", "text_format": base_policy.tokenizer.format, "card": "# other\n"}
+    export_policy(other, base_policy.directory, tmp_path / "other", **export)
+    run = replace(run, reference=load_policy(tmp_path / "other"))
+
+    dpo.train(run)  # would raise if the rewards before the first update were not base against other
 
     first = json.loads(run.metrics.read_text().splitlines()[0])
     assert abs(first["rewards/chosen"]) > 1e-3

@@ -11,6 +11,10 @@ from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 from tests.trainer.methods.conftest import pair_rows, write_pairs
 from trainer.methods.pairs import read_pairs
+from trainer.preferences import Pair
+from trainer.preferences import write_pairs as write_made_pairs
+from trainer.prompts import prompt_of
+from trainer.scored_lists import ScoredList
 
 
 def test_a_pair_has_the_ids_that_serving_would_render(base_policy, tmp_path):
@@ -49,6 +53,22 @@ def test_a_pair_has_the_ids_that_serving_would_render(base_policy, tmp_path):
     )
     assert pair.rejected == (*tokenizer.encode("d"), end)
     assert too_long == 0
+
+
+def test_a_file_of_the_preference_stage_is_read(base_policy, tmp_path):
+    context = PromptContext(n=2, query="kyoto", co_queries=("kyoto in autumn",))
+    lists = [
+        ScoredList(queries=q, texts={}, reward=0.2, response="<sep>".join(q), tokens=5)
+        for q in (("a", "b"), ("c", "d"))
+    ]
+    made = Pair(prompt=prompt_of("suggest", context), chosen=lists[0], rejected=lists[1])
+    write_made_pairs([made], tmp_path / "pairs.parquet")
+
+    (pair,), _ = read_pairs(tmp_path / "pairs.parquet", base_policy.tokenizer, 1024)
+
+    assert pair.prompt == get_task("suggest").render(context, base_policy.tokenizer, budget=512).token_ids
+    assert pair.chosen == tuple(base_policy.tokenizer.encode_response("a<sep>b"))
+    assert pair.rejected == tuple(base_policy.tokenizer.encode_response("c<sep>d"))
 
 
 def test_a_pair_that_does_not_fit_is_left_out_and_counted(base_policy, pairs):

@@ -36,13 +36,15 @@ async def test_vllm_writes_the_tokens_of_transformers_with_an_adapter_on_the_sta
 
     await engine.start()
     try:
+        changed = 0
         for number, prompt in enumerate(prompts):
             adapted = (await engine.generate(f"a{number}", prompt, GREEDY, policy.adapter))[0].token_ids
             plain = (await engine.generate(f"p{number}", prompt, GREEDY))[0].token_ids
 
             assert adapted == _greedy(policy, prompt)
             assert plain == _greedy(starter, prompt)
-            assert adapted != plain
+            changed += adapted != plain
+        assert changed >= 2  # else the adapter may as well not be there
     finally:
         await engine.close()
 
