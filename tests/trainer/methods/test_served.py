@@ -29,7 +29,7 @@ async def test_vllm_writes_the_tokens_of_transformers_with_an_adapter_on_the_sta
     rows = write_pairs(tmp_path / "pairs", pair_rows(starter, 16))
     shutil.copytree(STARTER, tmp_path / starter.version)
     models = {"policy": starter, "reference": starter, "work": tmp_path / "work"}
-    align("dpo", rows, **models, output=tmp_path / "aligned", version="aligned", config=CONFIG, quiet=True)
+    align("sft", rows, **models, output=tmp_path / "aligned", version="aligned", config=CONFIG, quiet=True)
     policy = load_policy(tmp_path / "aligned")
     prompts = [pair.prompt for pair in read_pairs(rows, starter.tokenizer, 1024)[0]][:6]
     engine = create_engine("vllm_local", policy.model_directory, Settings(engine_dtype="float32"))
