@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ctr.features import user_query
+from service.contract.logged_context import from_log
 from service.contract.query_text import one_line
 from service.contract.registry import ANY_TASK
 from service.contract.snapshot import Snapshot
-from service.contract.types import ClickKind, EventSource, HistoryEvent, PromptContext
+from service.contract.types import ClickKind
 
 LATE_DAYS = 7  # a click token is valid for so many days by default, so a click may come so much later
 _COLUMNS = ["impression_id", "task", "arm", "user_id", "session_id", "query", "context", "candidates", "n_shown"]
@@ -94,7 +95,7 @@ class Reader:
     ) -> Impression | None:
         try:
             queries = _shown(row)
-            context = _context(row)
+            context = from_log(json.loads(row["context"]), query=row["query"], n=row["n_shown"])
         except (ValueError, TypeError, KeyError, AttributeError):
             self.skipped["unreadable"] += 1
             return None
@@ -120,10 +121,3 @@ def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:
     if [each["position"] for each in candidates] != list(range(1, len(queries) + 1)):
         raise ValueError("positions are not 1..N")
     return queries
-
-
-def _context(row: Mapping[str, Any]) -> PromptContext:
-    seen = json.loads(row["context"])
-    history = [HistoryEvent(source=EventSource(each["source"]), text=each["text"]) for each in seen.get("history", ())]
-    session = [text for text in seen.get("session", ()) if isinstance(text, str)]
-    return PromptContext(n=row["n_shown"], query=row["query"], session=tuple(session), history=tuple(history))

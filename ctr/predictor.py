@@ -82,15 +82,18 @@ class Predictor:
         self, context: PromptContext, beams: Sequence[tuple[Sequence[str], Sequence[str]]]
     ) -> list[Probabilities]:
         """`score_next` for every (prefix, candidates) of a beam in one call, each (C,)."""
-        asked = user_query(context)
+        return self.score_round([(context, prefix, candidates) for prefix, candidates in beams])
+
+    def score_round(self, beams: Sequence[tuple[PromptContext, Sequence[str], Sequence[str]]]) -> list[Probabilities]:
+        """`score_next` for every (context, prefix, candidates) in one call, each (C,): a round of many beam searches."""
         lists: list[_List] = []
         rows: list[tuple[int, int]] = []
-        for prefix, candidates in beams:
-            before = _one_lines(prefix)
+        for context, prefix, candidates in beams:
+            asked, before = user_query(context), _one_lines(prefix)
             for text in _one_lines(candidates):
                 rows.append((len(lists), len(before) + 1))
                 lists.append((asked, (*before, text)))
-        ends = np.cumsum([len(candidates) for _, candidates in beams])
+        ends = np.cumsum([len(candidates) for _, _, candidates in beams])
         return np.split(self._probabilities(lists, rows), ends[:-1]) if beams else []
 
     def _probabilities(self, lists: Sequence[_List], rows: Sequence[tuple[int, int]]) -> Probabilities:

@@ -1,4 +1,4 @@
-"""The command line of the offline half: `nextquery train sft`, `base`, `starter`, `evaluate`, and `nextquery simulate`.
+"""The command line of the offline half: `nextquery train sft`, `preferences`, `base`, ..., and `nextquery simulate`.
 
 It knows how to ask and how to show; torch is imported only inside a command.
 """
@@ -52,6 +52,63 @@ def train_sft(
     )
     digest = sft(base, output, work, config, version=version, quiet=as_json)
     _say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
+
+
+@app.command("preferences")
+def train_preferences(
+    pairs: Annotated[Path, typer.Option(help="Parquet file of chosen and rejected lists.")],
+    policy: Annotated[str, typer.Option(help="The policy to train on from: a base, or an adapter on one.")],
+    output: Annotated[Path, typer.Option(help="Where the new policy appears, beside its base; nothing may be there.")],
+    version: Annotated[str, typer.Option(help="Name of the new version.")],
+    reference: Annotated[
+        str | None, typer.Option(help="The policy that DPO keeps near to: the SFT base or the previous one. [--policy]")
+    ] = None,
+    method: Annotated[str, typer.Option(help="dpo, or sft on the chosen lists.")] = "dpo",
+    work: Work = Path(".data/train/preferences"),
+    beta: Annotated[float, typer.Option(help="How strongly DPO keeps near to the reference.")] = 0.1,
+    epochs: Annotated[float, typer.Option(help="Passes over the pairs.", min=0.01)] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step, over all processes.", min=1)] = 16,
+    accumulation_steps: Annotated[int, typer.Option(help="Passes that a step is cut into, to save memory.", min=1)] = 1,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate. [the method's own]")] = None,
+    lora_rank: Annotated[int, typer.Option(help="Rank of the LoRA adapter; 0 trains every weight.", min=0)] = 16,
+    lora_alpha: Annotated[int, typer.Option(help="Scale of the LoRA adapter, times its rank.", min=1)] = 32,
+    max_tokens: Annotated[int, typer.Option(help="A pair with a longer list, prompt included, is left out.")] = 1024,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the adapter and of the order.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Align a policy to pairs of lists (TRL). Many GPUs: `accelerate launch -m trainer preferences ...`."""
+    from service.contract.policy import load_policy
+    from trainer.methods import MethodConfig, align
+
+    config = MethodConfig(
+        beta=beta,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        learning_rate=learning_rate,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        max_tokens=max_tokens,
+        save_steps=save_steps,
+        seed=seed,
+    )
+    start = load_policy(policy)
+    near = start if reference is None else load_policy(reference)
+    outcome = align(
+        method,
+        pairs,
+        policy=start,
+        reference=near,
+        output=output,
+        work=work,
+        version=version,
+        config=config,
+        quiet=as_json,
+    )
+    if outcome.manifest_sha256:  # else another process tells
+        told = {"version": version, "directory": str(output), "manifest_sha256": outcome.manifest_sha256}
+        _say({**told, **outcome.metrics}, as_json)
 
 
 @app.command("base")

@@ -107,7 +107,7 @@ def train(policy: Policy, rows: list[Encoded], work: Path, config: SftConfig, *,
         model=model,
         args=_arguments(work, config, on_gpu=torch.cuda.is_available()),
         train_dataset=Dataset.from_list([labelled(row, config.max_tokens) for row in rows]),
-        processing_class=_with_padding(AutoTokenizer.from_pretrained(policy.directory)),
+        processing_class=with_padding(AutoTokenizer.from_pretrained(policy.directory)),
         peft_config=_lora(config),
         callbacks=[_progress(reporter(work / "metrics.jsonl", every_s=2.0, quiet=quiet))],
     )
@@ -188,7 +188,7 @@ def _progress(report: Report) -> Any:
     return Progress()
 
 
-def _with_padding(tokenizer: Any) -> Any:
+def with_padding(tokenizer: Any) -> Any:
     """A tokenizer without a padding token pads with its end; the labels say what counts."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

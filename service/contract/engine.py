@@ -44,11 +44,13 @@ class Completion:
 
     `token_ids`: without the end-of-sequence or stop token. `token_logprobs`: their natural log-probabilities under
     the raw distribution (before penalties, temperature and top_p), same length. `finish_reason`: "stop" or "length".
+    `stop_token_id`: the token that ended it, None for "length".
     """
 
     token_ids: tuple[int, ...]
     token_logprobs: tuple[float, ...]
     finish_reason: str
+    stop_token_id: int | None = None
 
 
 class Engine(Protocol):

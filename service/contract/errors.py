@@ -16,6 +16,7 @@ It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses
     |-- PredictionError         the click predictor did not answer
     |-- JobError              a job stopped: a stage failed, or its lock was lost; the next run goes on from there
     |   `-- JobBusy           another run of the job is under way
+    |-- JudgeError              a judge did not answer, or nobody can read what it said
     |-- RowRefused            the database cannot hold a row, today or ever
     |-- TokenRefused            a click token is forged, altered or expired
     `-- Overloaded              nothing can be taken on now; try again later
@@ -52,6 +53,10 @@ class RetrievalError(NextQueryError):
 
 class PredictionError(NextQueryError):
     """The click predictor did not answer: the list is shown as the model wrote it."""
+
+
+class JudgeError(NextQueryError):
+    """A judge did not answer, or nobody can read what it said."""
 
 
 class RowRefused(NextQueryError):

@@ -3,12 +3,15 @@
 It loads the tokenizer, never the weights; engines load those.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from service.contract.artifact import MANIFEST, seal, verify
+from service.contract.artifact import MANIFEST, manifest_sha256, seal, verify
+from service.contract.engine import Adapter
 from service.contract.errors import ArtifactError, PromptMismatch
+from service.contract.settings import STARTER
 from service.contract.tasks import all_tasks
 from service.contract.tokenizer import PromptTokenizer, TextFormat, chat_template
 
@@ -25,7 +28,10 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One version of a policy, ready to render prompts. `locales`: languages it writes, such as "en"."""
+    """One version of a policy, ready to render prompts. `locales`: languages it writes, such as "en".
+
+    `base_directory` and `adapter` are there when the policy is a LoRA adapter on a base.
+    """
 
     version: str
     directory: Path
@@ -33,6 +39,13 @@ class Policy:
     locales: tuple[str, ...]
     lineage: str | None = None
     decoding: Decoding = Decoding()
+    base_directory: Path | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def model_directory(self) -> Path:
+        """What an engine loads: the policy's own directory, or its base's."""
+        return self.base_directory or self.directory
 
 
 def load_policy(reference: str | Path) -> Policy:
@@ -60,13 +73,37 @@ def load_policy(reference: str | Path) -> Policy:
             f"The manifest of {directory} is not a policy's: {error!r} is wrong. Give the directory of a policy."
         ) from None
     _check_prompts(version, prompts, text_format)
+    base = _base(directory, dict(manifest["base"])) if "base" in manifest else None
     return Policy(
         version=version,
         directory=directory,
-        tokenizer=PromptTokenizer(directory, text_format),
+        tokenizer=PromptTokenizer(base or directory, text_format),
         locales=locales,
         lineage=manifest.get("lineage"),
         decoding=decoding,
+        base_directory=base,
+        adapter=_adapter(directory, version) if base else None,
+    )
+
+
+def _adapter(directory: Path, version: str) -> Adapter:
+    name = f"{version}:{manifest_sha256(directory)}"
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") & 0x7FFFFFFF
+    return Adapter(version, number or 1, str(directory))
+
+
+def _base(directory: Path, base: dict[str, str]) -> Path:
+    """The base that an adapter was trained on: beside it, or the shipped one."""
+    for candidate in (directory.parent / base["version"], STARTER):
+        if (candidate / MANIFEST).is_file() and manifest_sha256(candidate) == base["manifest_sha256"]:
+            if "base" in verify(candidate):
+                raise ArtifactError(
+                    f"{candidate} is an adapter, and so is {directory} on it. Train on its base instead."
+                )
+            return candidate
+    raise ArtifactError(
+        f"{directory} is an adapter on {base['version']}, and that base, unaltered, is not beside it. Put the "
+        "directory of the base there under the name of its version."
     )
 
 

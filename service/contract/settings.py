@@ -51,6 +51,7 @@ class Timeouts(BaseModel):
     popular_refresh_s: float = Field(60, gt=0, description="Pause between two readings of the popular queries.")
     job_stage_s: float = Field(21_600, gt=0, description="One sub-process of a job.")
     job_heartbeat_s: float = Field(2, gt=0, description="Pause between two signs of life of a job.")
+    judge_s: float = Field(60, gt=0, description="One answer of a judge that is asked over HTTP.")
 
 
 class Jobs(BaseModel):
@@ -197,6 +198,13 @@ class Settings(BaseSettings):
     redis_keep_old_s: int = Field(86_400, ge=60, description="Seconds that Redis keeps a build after a newer one came.")
     popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
     popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
+    judge_url: str | None = Field(
+        None,
+        description="Where the judge openai_http asks: any OpenAI-compatible API, as in https://api.openai.com/v1.",
+    )
+    judge_model: str | None = Field(None, description="The model that it asks there.")
+    judge_api_key: SecretStr | None = Field(None, description="The key that it shows there; empty means none.")
+    judge_at_once: int = Field(8, ge=1, le=256, description="Questions that it asks at once.")
     timeouts: Timeouts = Field(default_factory=Timeouts)
     jobs: Jobs = Field(default_factory=Jobs)
 

@@ -94,6 +94,7 @@ def completion(token_ids: Sequence[int], logprobs: Sequence[float], stop_ids: It
         token_ids=tuple(token_ids[:end]),
         token_logprobs=tuple(logprobs[:end]),
         finish_reason="length" if end is None else "stop",
+        stop_token_id=None if end is None else token_ids[end],
     )
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.contract.errors import DatabaseError, Overloaded
+from service.contract.logged_context import as_logged
 from service.contract.query_text import match_key, one_line
 from service.contract.tables import impressions, searches
 from service.contract.types import PromptContext, Slate
@@ -80,16 +81,7 @@ def _impression(
         "session_id": request.session_id,
         "query": context.query,
         "locale": request.locale,
-        "context": {
-            "session": context.session,
-            "history": [
-                {"source": e.source.value, "text": e.text, "at": e.at.isoformat() if e.at else None}
-                for e in context.history
-            ],
-            "answer": context.answer,
-            "documents": context.documents,
-            "co_queries": context.co_queries,
-        },
+        "context": as_logged(context),
         "prompt_fingerprint": trace.prompt_fingerprint or "",
         "prompt_tokens": trace.prompt_tokens,
         "arm": request.arm,

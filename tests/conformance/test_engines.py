@@ -86,6 +86,7 @@ async def test_a_completion_has_one_raw_logprob_for_each_token_and_a_reason(subj
     assert all(logprob <= 0 for logprob in completion.token_logprobs)
     assert completion.finish_reason in ("stop", "length")
     assert completion.finish_reason == "length" or len(completion.token_ids) < 12
+    assert (completion.stop_token_id is None) == (completion.finish_reason == "length")
 
 
 async def test_the_end_of_sequence_token_is_never_part_of_a_completion(subject: Subject) -> None:
@@ -118,6 +119,7 @@ async def test_a_stop_token_ends_a_completion_and_is_not_part_of_it(subject: Sub
 
     assert cut.token_ids == whole.token_ids[: whole.token_ids.index(stop)]
     assert len(cut.token_logprobs) == len(cut.token_ids)
+    assert (cut.finish_reason, cut.stop_token_id) == ("stop", stop)
     assert cut.finish_reason == "stop"
 
 

@@ -82,6 +82,19 @@ def test_the_next_queries_of_a_beam_score_as_in_their_lists(built, predictor):
     assert by_beam[1] == pytest.approx([other.score_next(CONTEXT, [], [text])[0] for text in LIST[:2]], abs=1e-5)
 
 
+def test_a_round_of_many_contexts_scores_each_in_its_own_and_in_one_batch(built, predictor, scored):
+    tea = PromptContext(n=3, query="about tea")
+
+    by_beam = predictor.score_round([(CONTEXT, LIST[:2], ["cake price"]), (tea, [], []), (tea, LIST[:1], LIST[1:])])
+
+    other = open_predictor(built.directory)
+    assert scored == [3]
+    assert [p.shape for p in by_beam] == [(1,), (0,), (2,)]
+    assert by_beam[0] == pytest.approx(other.score_next(CONTEXT, LIST[:2], ["cake price"]), abs=1e-5)
+    assert by_beam[2] == pytest.approx(other.score_next(tea, LIST[:1], LIST[1:]), abs=1e-5)
+    assert predictor.score_round([]) == []
+
+
 def test_each_row_is_scored_once(predictor, scored):
     predictor.p_click_lists([(CONTEXT, LIST), (CONTEXT, LIST), (CONTEXT, LIST[:2])])
     predictor.score_next(CONTEXT, LIST[:2], [LIST[2], "cake price"])

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from trainer.__main__ import app
 
 
-@pytest.mark.parametrize("command", ["sft", "base", "starter", "evaluate"])
+@pytest.mark.parametrize("command", ["sft", "preferences", "base", "starter", "evaluate"])
 def test_every_command_explains_itself(command):
     result = CliRunner().invoke(app, [command, "--help"])
 

@@ -5,6 +5,7 @@ probabilities, which no log has, stand in a file beside the snapshot.
 """
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from service.contract.logged_context import as_logged
 from service.contract.progress import Report
 from service.contract.query_text import match_key
 from service.contract.snapshot import composed_snapshot
 from service.contract.tables import DEFAULT_ARM, clicks, impressions, searches
-from service.contract.types import ClickKind, Origin, PromptContext, ServedBy
+from service.contract.types import ClickKind, Origin, ServedBy
 from trainer.audience.audience import Audience
 from trainer.audience.listers import Lister, Shown
 from trainer.audience.scene import Scene
@@ -105,12 +107,17 @@ class _Rows:
 async def _one_day(lister: Lister, audience: Audience, config: LogConfig, day: datetime, number: int) -> _Rows:
     """Visits of one day, many at once; who comes depends on the seed and the day alone."""
     wanted, rows, first = config.impressions // config.days, _Rows(), 0
-    while len(rows.impressions) < wanted:
-        at_once = min(_AT_ONCE, 1 + wanted // config.people_a_list)
-        group = [_scene(lister, audience, config, day, number, each) for each in range(first, first + at_once)]
-        for visited in await asyncio.gather(*group):
-            rows.add(visited)
-        first += at_once
+    under_way: deque[asyncio.Task[_Rows]] = deque()
+    try:
+        while (missing := wanted - len(rows.impressions)) > 0:
+            while len(under_way) < min(_AT_ONCE, -(-missing // config.people_a_list)):
+                under_way.append(asyncio.create_task(_scene(lister, audience, config, day, number, first)))
+                first += 1
+            rows.add(await under_way.popleft())
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
     return rows.first(wanted)
 
 
@@ -181,7 +188,7 @@ def _impression(name: str, at: datetime, scene: Scene, shown: Shown, who: dict[s
         "at": at,
         "task": scene.task,
         "query": scene.context.query,
-        "context": _context(scene.context),
+        "context": as_logged(scene.context),
         "prompt_fingerprint": shown.fingerprint,
         "prompt_tokens": shown.prompt_tokens,
         "arm": DEFAULT_ARM,
@@ -195,18 +202,6 @@ def _impression(name: str, at: datetime, scene: Scene, shown: Shown, who: dict[s
         "served_by": ServedBy.MODEL.value,
         "degraded_reason": None,
         "timings": {},
-    }
-
-
-def _context(context: PromptContext) -> dict[str, Any]:
-    """The JSON of a context, as the service logs it."""
-    history = [{"source": event.source.value, "text": event.text, "at": None} for event in context.history]
-    return {
-        "session": list(context.session),
-        "history": history,
-        "answer": context.answer,
-        "documents": list(context.documents),
-        "co_queries": list(context.co_queries),
     }
 
 
