@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 serve = typer.Typer(add_completion=False)
 db = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, migrate and check the database.")
-models = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the registered models and who serves.")
+models = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Show the registered models and who serves, and change it."
+)
 doctor = typer.Typer(add_completion=False)
 snapshot = typer.Typer(add_completion=False)
 import_log = typer.Typer(add_completion=False)
@@ -27,6 +29,7 @@ _Result = TypeVar("_Result")
 _COLOURS = {"ok": "green", "pass": "green", "warn": "yellow", "fail": "bold red"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+OfTask = Annotated[str | None, typer.Option("--task", help="Whose champion: a task, or * for all without their own.")]
 Tenant = Annotated[str, typer.Option(help="Whose data it is.")]
 
 
@@ -97,6 +100,33 @@ def show_model(version: str, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(model)
     _print_table(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
+
+
+@models.command()
+def promote(version: str, task: OfTask = None, as_json: AsJson = False) -> None:
+    """Put a registered version into service; running services take it up within seconds."""
+    from service.contract import registry
+
+    async def put_in_front(engine: "AsyncEngine") -> Any:
+        model = await registry.show(engine, version)
+        if model.kind == "policy":
+            await _refuse_unless_loadable(model.directory)
+        return await registry.put_in_front(engine, model, task)
+
+    _say_champion(_with_database(put_in_front), as_json)
+
+
+@models.command()
+def rollback(
+    kind: Annotated[str, typer.Option(help="policy, ctr or cor.")] = "policy",
+    task: OfTask = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the version back that served before; running services take it up within seconds."""
+    from service.contract import registry
+
+    champion = _with_database(lambda engine: registry.roll_back(engine, kind, task or registry.ANY_TASK))
+    _say_champion(champion, as_json)
 
 
 @doctor.command("doctor")
@@ -199,6 +229,19 @@ def _make_room(data_dir: Path) -> None:
         raise ConfigurationError(
             f"The data directory {data_dir} cannot be created: {error.strerror}. Set NEXTQUERY_DATA_DIR to a place that can."
         ) from error
+
+
+async def _refuse_unless_loadable(directory: Path) -> None:
+    """Raises ArtifactError now, with the reason, where every service would refuse it later."""
+    import asyncio
+
+    from service.contract.policy import load_policy
+
+    await asyncio.to_thread(load_policy, directory)
+
+
+def _say_champion(champion: Any, as_json: bool) -> None:
+    _say(asdict(champion), "{version} is the {kind} for {task}, in the place of {previous}.", as_json)
 
 
 def _say(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:

@@ -144,19 +144,22 @@ async def promote(database: AsyncEngine, kind: str, task: str, version: str, *, 
     return _champion(row)
 
 
-async def put_in_front(database: AsyncEngine, model: ModelVersion) -> Champion:
-    """Make a registered version the champion of its own task, over whichever is now; nothing changes if it is already.
+async def put_in_front(database: AsyncEngine, model: ModelVersion, task: str | None = None) -> Champion:
+    """Make a registered version the champion of `task`, over whichever is now; nothing changes if it is already.
+
+    `task` is the version's own where none is given.
 
     Raises:
-        RegistryConflict: Somebody else promoted another one meanwhile.
+        RegistryConflict: Somebody else promoted another one meanwhile, or it is for another task.
         ArtifactError: Its files are not what was registered.
     """
-    own = _CHAMPIONS.where(champions.c.kind == model.kind, champions.c.task == model.task)
+    task = task or model.task
+    own = _CHAMPIONS.where(champions.c.kind == model.kind, champions.c.task == task)
     present = next(map(_champion, await _read(database, own)), None)
     if present is not None and present.version == model.version:
         return present
     revision = present.revision if present else 0
-    return await promote(database, model.kind, model.task, model.version, expected_revision=revision)
+    return await promote(database, model.kind, task, model.version, expected_revision=revision)
 
 
 async def roll_back(database: AsyncEngine, kind: str, task: str) -> Champion:

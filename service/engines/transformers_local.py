@@ -91,6 +91,10 @@ class TransformersLocal:
     async def check(self) -> None:
         await self.generate("check", (0,), Sampling(max_tokens=1, temperature=0.0, exact_tokens=True))
 
+    async def drop(self, adapter: Adapter) -> None:
+        if not self._closed:
+            await self._in_thread(self._drop, adapter.number)
+
     async def close(self) -> None:
         self._closed = True
         task, self._loop_task = self._loop_task, None
@@ -171,7 +175,7 @@ class TransformersLocal:
 
         label = f"adapter_{adapter.number}"  # names with a dot are refused by torch
         try:
-            if self._adapters:
+            if isinstance(self._model, PeftModel):
                 self._model.load_adapter(adapter.path, adapter_name=label)
             else:
                 self._model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=label).eval()
@@ -182,7 +186,11 @@ class TransformersLocal:
             ) from error
         self._adapters[adapter.number] = label
         if len(self._adapters) > self._settings.lora_max_adapters:
-            self._model.delete_adapter(self._adapters.pop(next(iter(self._adapters))))
+            self._drop(next(iter(self._adapters)))
+
+    def _drop(self, number: int) -> None:
+        if number in self._adapters:
+            self._model.delete_adapter(self._adapters.pop(number))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

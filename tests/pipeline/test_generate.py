@@ -12,14 +12,14 @@ from service.contract.types import Slate
 from service.pipeline.gather import context_of
 from service.pipeline.generate import Generator, NoList
 from service.pipeline.request import RecommendRequest, Trace
-from tests.fakes import SayingEngine, own_policy
+from tests.fakes import SayingEngine, Serving, own_policy
 
 REQUEST = RecommendRequest(task=get_task("suggest"), n=3, deadline_s=1, query="brown rice")
 
 
 def generator(engine: SayingEngine, policy: Policy | None = None, **sizes: int) -> Generator:
     given = {"prompt_tokens": 320, "context_tokens": 512, **sizes}
-    return Generator(engine, lambda: policy or own_policy(), decoding={}, **given)
+    return Generator(lambda _: Serving(policy or own_policy(), engine), decoding={}, **given)
 
 
 async def generate(
@@ -90,7 +90,7 @@ async def test_with_nothing_to_go_on_nothing_is_asked(nothing: dict[str, object]
 
 
 async def test_without_a_policy_there_is_no_list() -> None:
-    made = Generator(SayingEngine(lambda _: "rice"), lambda: None, prompt_tokens=320, context_tokens=512, decoding={})
+    made = Generator(lambda _: None, prompt_tokens=320, context_tokens=512, decoding={})
 
     with pytest.raises(NoList, match="no_policy"):
         await generate(made)
