@@ -56,7 +56,9 @@ class Runtime:
         )
         kept = (registry.ANY_TASK, *all_tasks()) if settings.policy == _CHAMPION else (registry.ANY_TASK,)
         self.policies = Policies(
-            {task: partial(self._newest_policy, task) for task in kept}, refresh_s=times.policy_refresh_s
+            {task: partial(self._newest_policy, task) for task in kept},
+            refresh_s=times.policy_refresh_s,
+            longest_request_s=times.recommend_max_s,
         )
         self._has_starter = False
         self.writer = GroupCommit(self.database)

@@ -145,6 +145,8 @@ class VllmLocal:
             except Exception as error:
                 if llm.errored:
                     raise
+                with suppress(Exception):  # what is half loaded would count as loaded the next time
+                    await llm.remove_lora(adapter.number)
                 raise EngineError(
                     f"The adapter {adapter.name} in {adapter.path} cannot be loaded ({error}). Check that it was "
                     f"trained on this base and that its rank is at most {self._settings.lora_max_rank}."

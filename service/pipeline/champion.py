@@ -14,7 +14,6 @@ from service.contract.errors import ArtifactError, NextQueryError
 
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 1.0
-_CLOSE_AFTER_S = 15.0  # longer than any request: those that asked the old one are done with it
 
 
 class Opened(Protocol):
@@ -36,13 +35,17 @@ class KeptChampion(Generic[OpenedT]):
     """What serves as `name`. `now` is None while there is none; `problem` says why a newer one is not taken up.
 
     `newest`: the version of the champion and how to open it; None where there is no champion. `longest_pause_s`: one
-    that was refused is tried again after pauses that grow up to this.
+    that was refused is tried again after pauses that grow up to this. `close_after_s`: longer than any request, so that
+    those that asked the old one are done with it.
     """
 
-    def __init__(self, name: str, newest: Newest[OpenedT], *, longest_pause_s: float = 0.0) -> None:
+    def __init__(
+        self, name: str, newest: Newest[OpenedT], *, longest_pause_s: float = 0.0, close_after_s: float = 15.0
+    ) -> None:
         self._name = name
         self._newest = newest
         self._longest_pause_s = longest_pause_s
+        self._close_after_s = close_after_s
         self._refused: _Refused | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.now: OpenedT | None = None
@@ -99,7 +102,7 @@ class KeptChampion(Generic[OpenedT]):
         self.problem = self._refused = None
         _LOG.info("%s %s is in service.", self._name, fresh.version)
         if old is not None:
-            closing = asyncio.create_task(_close_later(old))
+            closing = asyncio.create_task(_close_later(old, self._close_after_s))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -135,8 +138,8 @@ class _Refused:
         return version == self.version and time.monotonic() < self.until
 
 
-async def _close_later(opened: Opened) -> None:
+async def _close_later(opened: Opened, seconds: float) -> None:
     try:
-        await asyncio.sleep(_CLOSE_AFTER_S)
+        await asyncio.sleep(seconds)
     finally:
         await opened.close()

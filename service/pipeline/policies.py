@@ -21,6 +21,7 @@ from service.pipeline.champion import KeptChampion, Newest
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0  # between two tries of a policy that was refused: loading a model is work
+_GRACE = 1.5
 _WARM_UP = PromptContext(n=3, query="brown rice", session=("rice",))
 _WARM_UP_TASK = "suggest"
 
@@ -97,12 +98,18 @@ class ServedPolicy:
 class Policies:
     """The champions among policies, by the task that they are champion of; "*" stands for all without their own.
 
-    `newest`: for each of those tasks, the version of its champion and how to open it.
+    `newest`: for each of those tasks, the version of its champion and how to open it. `longest_request_s`: an old one
+    is kept longer than that, for the requests that it has.
     """
 
-    def __init__(self, newest: Mapping[str, Newest[ServedPolicy]], *, refresh_s: float = 3.0) -> None:
+    def __init__(
+        self, newest: Mapping[str, Newest[ServedPolicy]], *, refresh_s: float = 3.0, longest_request_s: float = 10.0
+    ) -> None:
+        after_s = _GRACE * longest_request_s
         self._champions = {
-            task: KeptChampion(f"The policy for {task}", looked_for, longest_pause_s=_LONGEST_PAUSE_S)
+            task: KeptChampion(
+                f"The policy for {task}", looked_for, longest_pause_s=_LONGEST_PAUSE_S, close_after_s=after_s
+            )
             for task, looked_for in newest.items()
         }
         self._refresh_s = refresh_s

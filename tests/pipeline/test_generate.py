@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.contract.engine import Adapter
 from service.contract.errors import EngineBusy, EngineError, EngineFrozen, EngineUnavailable
 from service.contract.policy import Policy
 from service.contract.tasks import get_task
@@ -142,3 +143,22 @@ async def test_how_a_list_was_made_is_traced() -> None:
         "n": 1,
     }
     assert (trace.completion, trace.finish_reason) == (" rice", "stop")
+
+
+async def test_the_policy_is_read_once_and_its_adapter_goes_to_its_own_engine() -> None:
+    adapter = Adapter("dpo-1", 7, "/dpo-1")
+    engines = [SayingEngine(lambda _: "rice"), SayingEngine(lambda _: "beans")]
+    policies = [own_policy(), replace(own_policy(), version="dpo-1", adapter=adapter)]
+    asked: list[str] = []
+
+    def serving(task: str) -> Serving:
+        asked.append(task)
+        return Serving(policies[len(asked) - 1], engines[len(asked) - 1])
+
+    made, traces = Generator(serving, prompt_tokens=320, context_tokens=512, decoding={}), [Trace(), Trace()]
+    slates = [await generate(made, trace=trace) for trace in traces]
+
+    assert asked == ["suggest", "suggest"]
+    assert [[c.text for c in slate.candidates] for slate in slates] == [["rice"], ["beans"]]
+    assert [trace.policy_version for trace in traces] == ["policy-1", "dpo-1"]
+    assert [engine.adapters for engine in engines] == [[None], [adapter]]
