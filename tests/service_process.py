@@ -181,14 +181,14 @@ def scripted_policy(directory: Path, version: str = "policy-of-tests") -> Path:
     return directory
 
 
-def adapter_policy(directory: Path, base: Path, *, seed: int | None = None) -> Path:
+def adapter_policy(directory: Path, base: Path, *, seed: int | None = None, rank: int = 8) -> Path:
     """A sealed adapter on the policy in `base`, its version the directory's name.
 
     `seed`: of its random weights, enough to change what is written; None is an adapter for the scripted engine.
     """
     directory.mkdir(parents=True)
     if seed is not None:
-        make_adapter(directory, base, seed=seed, strength=0.25)
+        make_adapter(directory, base, seed=seed, rank=rank, strength=0.25)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base / name, directory)
     trained_on = {"version": read_manifest(base)["version"], "manifest_sha256": manifest_sha256(base)}
