@@ -282,6 +282,28 @@ async def test_a_dropped_adapter_leaves_the_others_alone_and_may_come_back(subje
     assert len(set(texts)) == 3
 
 
+async def test_with_every_slot_taken_the_base_and_each_adapter_write_what_they_wrote(
+    subject: Subject, tmp_path: Path
+) -> None:
+    slots = Settings(_env_file=None).lora_max_adapters  # type: ignore[call-arg]
+    paths = [tiny_models.make_adapter(tmp_path / f"a{k}", subject.model, seed=20 + k) for k in range(slots)]
+    adapters = [Adapter(f"slot-{k}", 20 + k, str(path)) for k, path in enumerate(paths)]
+    ask = subject.engine.generate
+    before = await ask("before-slots", subject.prompt, GREEDY)
+    alone = [await ask(f"alone-{adapter.name}", subject.prompt, GREEDY, adapter) for adapter in adapters]
+
+    after = await ask("after-slots", subject.prompt, GREEDY)
+    mixed = await asyncio.gather(
+        *(ask(f"mixed-{k}", subject.prompt, GREEDY, each) for k, each in enumerate((None, *adapters, None)))
+    )
+
+    assert after[0].token_ids == before[0].token_ids
+    assert [answer[0].token_ids for answer in mixed] == [answer[0].token_ids for answer in (before, *alone, before)]
+    assert len({answer[0].token_ids for answer in (before, *alone)}) > 1
+    for adapter in adapters:
+        await subject.engine.drop(adapter)
+
+
 async def test_the_first_adapter_may_be_one_that_cannot_be_loaded(subject: Subject, tmp_path: Path) -> None:
     if subject.engine.name != "transformers_local":
         pytest.skip("only transformers_local changes the model for its first adapter")
