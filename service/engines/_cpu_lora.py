@@ -1,18 +1,17 @@
 """LoRA on a CPU in the place of vLLM 0.29's own operations: one product for each run of tokens with the same adapter.
 
-vLLM's copy an adapter's weights for every token, which made lists with an adapter 4 to 5 times slower than without, and
-for tokens without an adapter (index -1) they take the weights in the last slot, which changes what the base writes
-once all slots are full. It is no engine.
+vLLM's copy an adapter's weights for every token: a list of the starter policy with an adapter took 3 times the computing
+of one without, and takes twice now. And for tokens without an adapter (index -1) they take the weights in the last slot,
+which changes what the base writes once all slots are full. It is no engine.
 """
 
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-import torch
+from torch import Tensor, dtype
 from vllm.lora.punica_wrapper import punica_cpu
 
-Tensor = torch.Tensor
 _Runs = list[tuple[int, int]]  # an adapter's slot, -1 for none, and how many tokens in a row have it
 
 
@@ -86,8 +85,8 @@ def _expand(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, add_inputs: bool
             y[tokens, : product.shape[1]] = product
 
 
-def _product(x: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype) @ weights.view(weights.shape[-2:]).to(dtype).T
+def _product(x: Tensor, weights: Tensor, kind: dtype) -> Tensor:
+    return x.to(kind) @ weights.view(weights.shape[-2:]).to(kind).T
 
 
 def _slices(runs: _Runs) -> Iterator[tuple[int, slice]]:
