@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 serve = typer.Typer(add_completion=False)
 db = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, migrate and check the database.")
-models = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the registered models and who serves.")
+models = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Show the registered models and who serves, and change it."
+)
 doctor = typer.Typer(add_completion=False)
 snapshot = typer.Typer(add_completion=False)
 import_log = typer.Typer(add_completion=False)
@@ -27,6 +29,7 @@ _Result = TypeVar("_Result")
 _COLOURS = {"ok": "green", "pass": "green", "warn": "yellow", "fail": "bold red"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+OfTask = Annotated[str | None, typer.Option("--task", help="Whose champion: a task, or * for all without their own.")]
 Tenant = Annotated[str, typer.Option(help="Whose data it is.")]
 
 
@@ -99,10 +102,10 @@ def show_model(version: str, as_json: AsJson = False) -> None:
     _print_table(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
 
 
-@models.command("promote")
-def promote_model(
+@models.command()
+def promote(
     version: Annotated[str, typer.Argument(help="A registered version, or the directory of a policy.")],
-    task: Annotated[str | None, typer.Option(help="The task to serve; * is all.", show_default="its own")] = None,
+    task: OfTask = None,
     expected_revision: Annotated[
         int | None,
         typer.Option(min=0, hidden=True, help="Only over the champion of this revision; 0: only where there is none."),
@@ -110,43 +113,35 @@ def promote_model(
     fence: Annotated[str | None, typer.Option(hidden=True, help="Of the job that promotes: nightly:7.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a version into service; running services take it up by themselves."""
+    """Put a version into service; running services take it up within seconds."""
     from service.contract import registry
     from service.contract.fence import parse_fence
-    from service.contract.policy import load_policy
 
-    job, directory = parse_fence(fence) if fence else None, Path(version)
-    policy = load_policy(directory) if directory.is_dir() else None
+    job = parse_fence(fence) if fence else None
 
-    async def put(engine: "AsyncEngine") -> Any:
-        if policy is None:
-            model = await registry.show(engine, version)
+    async def put_in_front(engine: "AsyncEngine") -> Any:
+        if Path(version).is_dir():
+            model = await _register_policy(engine, Path(version), task or registry.ANY_TASK)
         else:
-            model = await registry.register(
-                engine,
-                version=policy.version,
-                kind="policy",
-                task=task or registry.ANY_TASK,
-                directory=directory,
-                parent=policy.lineage,
-            )
+            model = await registry.show(engine, version)
+            if model.kind == "policy":
+                await _refuse_unless_loadable(model.directory)
         return await registry.put_in_front(engine, model, task=task, expected_revision=expected_revision, fence=job)
 
-    champion = asdict(_with_database(put))
-    _say(champion, "{version} serves as {kind} for {task!r}; {previous} served before.", as_json)
+    _say_champion(_with_database(put_in_front), as_json)
 
 
-@models.command("rollback")
-def roll_back_model(
-    kind: Annotated[str, typer.Argument(help="policy, ctr or cor.")],
-    task: Annotated[str, typer.Option(help="The task it serves; * is all.")] = "*",
+@models.command()
+def rollback(
+    kind: Annotated[str, typer.Option(help="policy, ctr or cor.")] = "policy",
+    task: OfTask = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let the champion before serve again; a second rollback returns to the present one."""
+    """Put the version back that served before; running services take it up within seconds."""
     from service.contract import registry
 
-    champion = asdict(_with_database(lambda engine: registry.roll_back(engine, kind, task)))
-    _say(champion, "{version} serves as {kind} for {task!r} again, instead of {previous}.", as_json)
+    champion = _with_database(lambda engine: registry.roll_back(engine, kind, task or registry.ANY_TASK))
+    _say_champion(champion, as_json)
 
 
 @doctor.command("doctor")
@@ -249,6 +244,32 @@ def _make_room(data_dir: Path) -> None:
         raise ConfigurationError(
             f"The data directory {data_dir} cannot be created: {error.strerror}. Set NEXTQUERY_DATA_DIR to a place that can."
         ) from error
+
+
+async def _register_policy(engine: "AsyncEngine", directory: Path, task: str) -> Any:
+    """The policy of a directory, recorded for `task`, once it could be loaded."""
+    import asyncio
+
+    from service.contract import registry
+    from service.contract.policy import load_policy
+
+    policy = await asyncio.to_thread(load_policy, directory)
+    return await registry.register(
+        engine, version=policy.version, kind="policy", task=task, directory=directory, parent=policy.lineage
+    )
+
+
+async def _refuse_unless_loadable(directory: Path) -> None:
+    """Raises ArtifactError now, with the reason, where every service would refuse it later."""
+    import asyncio
+
+    from service.contract.policy import load_policy
+
+    await asyncio.to_thread(load_policy, directory)
+
+
+def _say_champion(champion: Any, as_json: bool) -> None:
+    _say(asdict(champion), "{version} is the {kind} for {task}, in the place of {previous}.", as_json)
 
 
 def _say(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:

@@ -122,5 +122,5 @@ def _document_bodies(app: FastAPI) -> None:
 
 
 def _measure(runtime: Runtime, metrics: Metrics) -> None:
-    metrics.gauge("nextquery_engine_ready", "1 when the engine answers.", lambda: runtime.engine.state.phase == "ready")
+    metrics.gauge("nextquery_engine_ready", "1 when the engine answers.", lambda: runtime.engine_phase == "ready")
     metrics.gauge("nextquery_writer_queue", "Rows that wait for their commit.", lambda: runtime.writer.queued)

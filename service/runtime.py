@@ -5,10 +5,8 @@ It knows nothing about HTTP.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,13 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from retrieval.searcher import Searcher, SearchRule, open_searcher
 from service.contract import database as db
 from service.contract import registry
-from service.contract.engine import Engine
-from service.contract.errors import ConfigurationError, EngineUnavailable, NextQueryError
-from service.contract.policy import Policy, load_policy
+from service.contract.errors import ConfigurationError
+from service.contract.policy import version_named
 from service.contract.settings import STARTER, Settings
 from service.contract.tasks import all_tasks
 from service.engines import create_engine, device_kind, resolve
-from service.engines.supervisor import SupervisedEngine
+from service.engines.pool import EnginePool
 from service.events.click_token import TokenSigner, load_or_create_secret
 from service.events.group_commit import GroupCommit
 from service.events.intake import ClickIntake
@@ -31,12 +28,13 @@ from service.events.quarantine import Quarantine
 from service.pipeline.choose import Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
+from service.pipeline.policies import Policies, ServedPolicy, open_policy
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
 from service.pipeline.record import Recorder
 from service.pipeline.score import ClickPrediction, Scorer, open_scorer
 
-_LOG = logging.getLogger(__name__)
+_CHAMPION = "champion"
 _DEADLINE_S = {"cuda": 0.3, "cpu": 2.0}  # RELIABILITY.md I5
 
 
@@ -46,13 +44,23 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         """Build every part; nothing is opened before `start`."""
         self.settings = settings
-        self.policy: Policy | None = None
-        self.policy_problem: str | None = None
         self.stopping = False
         times = settings.timeouts
         self.deadline_s = times.recommend_s or _DEADLINE_S[device_kind()]
         self.database: AsyncEngine = db.create(settings.resolved_database_url(), times)
-        self.engine = SupervisedEngine(self._create_engine, queue=settings.engine_queue, timeouts=times)
+        self.engines = EnginePool(
+            partial(create_engine, settings.engine, settings=settings),
+            queue=settings.engine_queue,
+            timeouts=times,
+            off=settings.engine == "off",
+        )
+        kept = (registry.ANY_TASK, *all_tasks()) if settings.policy == _CHAMPION else (registry.ANY_TASK,)
+        self.policies = Policies(
+            {task: partial(self._newest_policy, task) for task in kept},
+            refresh_s=times.policy_refresh_s,
+            longest_request_s=times.recommend_max_s,
+        )
+        self._has_starter = False
         self.writer = GroupCommit(self.database)
         self.popular = PopularQueries(
             self.database,
@@ -74,16 +82,15 @@ class Runtime:
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the database, load the policy, begin to load the model; lower rungs answer until it is ready."""
+        """Open the database, take up the policy, begin to load the model; lower rungs answer until it is ready."""
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await db.check_schema(self.database)
         signer = TokenSigner(self._secrets(), valid_days=settings.click_token_days)
         await self.writer.start()
-        self.policy = await self._load_policy()
+        await self.policies.refresh(registry.ANY_TASK)
         generator = Generator(
-            self.engine,
-            lambda: self.policy,
+            self.policies.of,
             prompt_tokens=settings.prompt_tokens,
             context_tokens=settings.engine_context_tokens,
             decoding=settings.decoding(),
@@ -100,9 +107,9 @@ class Runtime:
         quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
         self.clicks = ClickIntake(self.writer, signer, quarantine)
         await self.click_prediction.start()
-        if self.policy is not None and settings.engine != "off":
-            await self.engine.start()
-        fresh = (self.popular.keep_fresh(), self.co_occurrence.keep_fresh(), self.click_prediction.keep_fresh())
+        fresh = [self.popular.keep_fresh(), self.co_occurrence.keep_fresh(), self.click_prediction.keep_fresh()]
+        if settings.policy == _CHAMPION:  # what else the settings name stays what it is
+            fresh.append(self.policies.keep_fresh())
         self._background = [asyncio.create_task(keeping) for keeping in fresh]
 
     def begin_stop(self) -> None:
@@ -123,7 +130,7 @@ class Runtime:
                 await task
         await self.co_occurrence.close()
         await self.click_prediction.close()
-        await self.engine.close()
+        await self.policies.close()
         await self.writer.close()
         await self.database.dispose()
 
@@ -131,12 +138,25 @@ class Runtime:
         """State of each part: ready, off, or what is wrong."""
         if self.stopping:
             return {"service": "stopping"}
-        engine = "off" if self.settings.engine == "off" else self.policy_problem or self.engine.state.phase
+        policies = self.policies
+        policy = policies.problem or ("ready" if policies.in_service else "off")
         builds = self.co_occurrence
         cor = builds.problem or ("ready" if builds.version else "off")
         predictors = self.click_prediction
         ctr = predictors.problem or ("ready" if predictors.versions else "off")
-        return {"database": await self._database_state(), "engine": engine, "cor": cor, "ctr": ctr}
+        database, engine = await self._database_state(), self.engine_phase
+        return {"database": database, "engine": engine, "policy": policy, "cor": cor, "ctr": ctr}
+
+    @property
+    def engine_phase(self) -> str:
+        """State of the engines that write lists: ready, off, starting, down, or why there is no list of theirs."""
+        if self.settings.engine == "off":
+            return "off"
+        serving = self.policies.in_service
+        if registry.ANY_TASK not in serving:
+            return f"no policy: {self.policies.problem}"
+        states = [served.problem or served.engine_state.phase for served in serving.values()]
+        return next((state for state in states if state != "ready"), "ready")
 
     def _chooser(self) -> Chooser:
         settings = self.settings
@@ -148,27 +168,25 @@ class Runtime:
             timeout_s=settings.timeouts.ctr_s,
         )
 
-    def _create_engine(self) -> Engine:
-        if self.policy is None:
-            raise EngineUnavailable("There is no policy to load; /readyz says why.")
-        return create_engine(self.settings.engine, self.policy.directory, self.settings)
-
-    async def _load_policy(self) -> Policy | None:
-        """The champion, or the model that the settings name; a policy that is refused leaves the lower rungs."""
-        try:
-            directory = await self._policy_reference()
-            return await asyncio.to_thread(load_policy, directory)
-        except NextQueryError as error:
-            _LOG.error("No policy is served: %s", error)
-            self.policy_problem = f"no policy: {error}"
+    async def _newest_policy(self, task: str) -> tuple[str, Callable[[], Awaitable[ServedPolicy]]] | None:
+        is_first = task == registry.ANY_TASK and self.policies.of(task) is None
+        opened = partial(
+            open_policy,
+            task=task,
+            engines=self.engines,
+            prompt_tokens=self.settings.prompt_tokens,
+            timeout_s=self.settings.timeouts.engine_start_s,
+            proven=not is_first,  # while nothing serves there is nothing to keep
+        )
+        if self.settings.policy != _CHAMPION:
+            return await asyncio.to_thread(version_named, self.settings.policy), partial(opened, self.settings.policy)
+        if is_first and not self._has_starter:
+            await registry.ensure_starter(self.database, STARTER)
+            self._has_starter = True
+        champion = await registry.champion(self.database, "policy", task)
+        if champion is None or champion.task != task:  # that of "*" is opened once, not for each task
             return None
-
-    async def _policy_reference(self) -> Path | str:
-        if self.settings.policy != "champion":
-            return self.settings.policy
-        await registry.ensure_starter(self.database, STARTER)
-        champion = await registry.champion(self.database, "policy", "*")
-        return champion.directory if champion else STARTER
+        return champion.version, partial(opened, champion.directory)
 
     async def _newest_build(self) -> tuple[str, Callable[[], Awaitable[Searcher]]] | None:
         champion = await registry.champion(self.database, "cor", registry.ANY_TASK)

@@ -9,12 +9,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from retrieval.searcher import CoQuery, Found
-from service.contract.engine import Adapter, Completion, Sampling
+from service.contract.engine import Adapter, Completion, Engine, Sampling
 from service.contract.policy import Policy
 from service.contract.tokenizer import PromptTokenizer, TextFormat
 from service.contract.types import PromptContext
@@ -47,6 +48,14 @@ def chat_tokenizer() -> PromptTokenizer:
 def own_policy(*, locales: tuple[str, ...] = ("en",)) -> Policy:
     """A policy with our own tokenizer, and no model."""
     return Policy(version="policy-1", directory=Path("."), tokenizer=own_tokenizer(), locales=locales)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A policy and the engine that writes with it."""
+
+    policy: Policy
+    engine: Engine
 
 
 class KnowingSearcher:
@@ -152,6 +161,7 @@ class SayingEngine:
         self._delay_s = delay_s
         self.asked: list[str] = []
         self.samplings: list[Sampling] = []
+        self.adapters: list[Adapter | None] = []
         self.aborted: list[str] = []
 
     async def start(self) -> None: ...
@@ -161,6 +171,7 @@ class SayingEngine:
     ) -> list[Completion]:
         self.asked.append(request_id)
         self.samplings.append(sampling)
+        self.adapters.append(adapter)
         try:
             await asyncio.sleep(self._delay_s)
         except asyncio.CancelledError:
@@ -173,6 +184,8 @@ class SayingEngine:
         return [_completion(tuple(own_tokenizer().encode_response(text)[:-1])) for text in texts]
 
     async def check(self) -> None: ...
+
+    async def drop(self, adapter: Adapter) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,14 +23,15 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from service.contract import database
-from service.contract.artifact import MANIFEST
+from service.contract.artifact import MANIFEST, manifest_sha256, read_manifest
 from service.contract.policy import seal_policy
 from service.contract.settings import STARTER, Timeouts
 from service.contract.tokenizer import TextFormat
-from tests.tiny_models import EOS_ID, VOCABULARY, make_model, make_tokenizer
+from tests.tiny_models import EOS_ID, VOCABULARY, make_adapter, make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[1]
 _STEP_S = 0.05
+_SEPARATOR = TextFormat(separator="<sep>", separator_is_token=True)
 
 
 @dataclass
@@ -170,13 +172,27 @@ def language_model(directory: Path) -> Path:
     return STARTER if (STARTER / MANIFEST).is_file() else make_model(directory)
 
 
-def scripted_policy(directory: Path) -> Path:
+def scripted_policy(directory: Path, version: str = "policy-of-tests") -> Path:
     """A sealed policy that writes English: a tokenizer and a manifest, enough for the scripted engine."""
     make_tokenizer(directory)
     limits = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 1024, "eos_token_id": EOS_ID}
     (directory / "config.json").write_text(json.dumps(limits))
-    separator = TextFormat(separator="<sep>", separator_is_token=True)
-    seal_policy(directory, version="policy-of-tests", text_format=separator)
+    seal_policy(directory, version=version, text_format=_SEPARATOR)
+    return directory
+
+
+def adapter_policy(directory: Path, base: Path, *, seed: int | None = None, rank: int = 8) -> Path:
+    """A sealed adapter on the policy in `base`, its version the directory's name.
+
+    `seed`: of its random weights, enough to change what is written; None is an adapter for the scripted engine.
+    """
+    directory.mkdir(parents=True)
+    if seed is not None:
+        make_adapter(directory, base, seed=seed, rank=rank, strength=0.25)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, directory)
+    trained_on = {"version": read_manifest(base)["version"], "manifest_sha256": manifest_sha256(base)}
+    seal_policy(directory, version=directory.name, text_format=_SEPARATOR, base=trained_on)
     return directory
 
 

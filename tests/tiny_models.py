@@ -42,15 +42,18 @@ def make_model(directory: Path, family: Family = "llama", *, seed: int = 0, laye
     return directory
 
 
-def make_adapter(directory: Path, base: Path, *, seed: int, rank: int = 8) -> Path:
-    """A random LoRA adapter on `base`, strong enough to change greedy output. Returns the directory."""
+def make_adapter(directory: Path, base: Path, *, seed: int, rank: int = 8, strength: float = 4.0) -> Path:
+    """A random LoRA adapter on `base`, by default strong enough to change greedy output. Returns the directory."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=rank, lora_alpha=4 * rank, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+        r=rank,
+        lora_alpha=round(strength * rank),
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        init_lora_weights=False,
     )
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(directory))
     return directory

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field
 
 from service.api.errors import problem
+from service.contract.registry import ANY_TASK
 from service.runtime import Runtime
 
 router = APIRouter()
@@ -26,7 +27,8 @@ class Version(BaseModel):
     """What is running."""
 
     nextquery: str
-    policy: str | None
+    policy: str | None = Field(description="Policy of the tasks that have none of their own.")
+    policies: dict[str, str] = Field(description="Policy by task; * is all that have none of their own.")
     cor: str | None
     ctr: dict[str, str] = Field(description="Click predictor by task; * is all that have none of their own.")
     engine: str
@@ -43,7 +45,8 @@ async def readyz(request: Request) -> Readiness:
     """503 while the model loads, while the database is away, and from SIGTERM on; the ladder answers meanwhile."""
     runtime: Runtime = request.app.state.runtime
     parts = await runtime.health()
-    needed = {name: state for name, state in parts.items() if name not in ("cor", "ctr")}  # lists come without, too
+    lists_come_without = ("policy", "cor", "ctr")  # a newer policy that is refused leaves the one in service
+    needed = {name: state for name, state in parts.items() if name not in lists_come_without}
     ready = all(state in ("ready", "off") for state in needed.values())
     found = Readiness(ready=ready, parts=parts)
     return found if ready else JSONResponse(found.model_dump(), status_code=503)  # type: ignore[return-value]
@@ -59,10 +62,11 @@ async def metrics(request: Request) -> Response:
 async def version(request: Request) -> Version:
     """Version of the service, its policy and its engine."""
     runtime: Runtime = request.app.state.runtime
-    policy = runtime.policy
+    policies = {task: served.version for task, served in runtime.policies.in_service.items()}
     return Version(
         nextquery=package_version("nextquery"),
-        policy=policy.version if policy else None,
+        policy=policies.get(ANY_TASK),
+        policies=policies,
         cor=runtime.co_occurrence.version,
         ctr=runtime.click_prediction.versions,
         engine=runtime.engine_name,

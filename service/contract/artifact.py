@@ -49,15 +49,8 @@ def verify(directory: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: No manifest, or a file is missing or altered; the text names the first one.
     """
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise ArtifactError(f"{directory} has no {MANIFEST}, so it cannot be checked. Publish the model again.")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        files: dict[str, str] = dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}). Publish the model again.") from None
-    for name, expected in files.items():
+    manifest = read_manifest(directory)
+    for name, expected in manifest["files"].items():
         if not (directory / name).is_file():
             raise ArtifactError(f"{directory / name} is missing. Restore it from a backup, or publish the model again.")
         if _sha256(directory / name) != expected:
@@ -66,6 +59,22 @@ def verify(directory: Path) -> dict[str, Any]:
                 "copy damaged it: restore it from a backup, or publish the model again."
             )
     return manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of `directory`, without a look at the files.
+
+    Raises:
+        ArtifactError: There is none, or it cannot be read.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{directory} has no {MANIFEST}, so it cannot be checked. Publish the model again.")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        return {**manifest, "files": dict(manifest["files"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). Publish the model again.") from None
 
 
 def manifest_sha256(directory: Path) -> str:

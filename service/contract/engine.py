@@ -79,5 +79,8 @@ class Engine(Protocol):
     async def check(self) -> None:
         """Return when a real one-token generation succeeded; hang or raise when the engine does. Callers bound it."""
 
+    async def drop(self, adapter: Adapter) -> None:
+        """Free an adapter that nobody generates with any more; nothing happens where it is not loaded."""
+
     async def close(self) -> None:
         """Free the model and every process of it. May be called twice, and on an engine that never started."""

@@ -1,14 +1,15 @@
 """A policy: a language model directory, how it writes lists, and proof that it was trained on this prompt.
 
-It loads the tokenizer, never the weights; engines load those.
+It loads the tokenizer, never the weights; engines load those. A policy is a whole model, or a LoRA adapter on one.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from service.contract.artifact import MANIFEST, manifest_sha256, seal, verify
+from service.contract.artifact import MANIFEST, manifest_sha256, read_manifest, seal, verify
 from service.contract.engine import Adapter
 from service.contract.errors import ArtifactError, PromptMismatch
 from service.contract.settings import STARTER
@@ -30,7 +31,8 @@ class Decoding:
 class Policy:
     """One version of a policy, ready to render prompts. `locales`: languages it writes, such as "en".
 
-    `base_directory` and `adapter` are there when the policy is a LoRA adapter on a base.
+    `adapter`: what goes with every request to the engine, None where the policy is a whole model. `base_directory`:
+    the model that the adapter is trained on.
     """
 
     version: str
@@ -39,23 +41,24 @@ class Policy:
     locales: tuple[str, ...]
     lineage: str | None = None
     decoding: Decoding = Decoding()
-    base_directory: Path | None = None
     adapter: Adapter | None = None
+    base_directory: Path | None = None
 
     @property
     def model_directory(self) -> Path:
-        """What an engine loads: the policy's own directory, or its base's."""
+        """The model that an engine loads: the policy's own, or the one that its adapter is trained on."""
         return self.base_directory or self.directory
 
 
 def load_policy(reference: str | Path) -> Policy:
     """The policy in a directory, or any Hugging Face causal model by path or hub id.
 
-    A directory with our manifest is checked file by file and against the prompts of this code. Any other model gets
-    the literal separator, and its chat template where it has one.
+    A directory with our manifest is checked file by file and against the prompts of this code, and so is the base of
+    an adapter. Any other model gets the literal separator, and its chat template where it has one.
 
     Raises:
-        ArtifactError: A file is missing or altered, or nothing can be found under that name.
+        ArtifactError: A file is missing or altered, nothing can be found under that name, or the base of an adapter
+            is not here, is another one or is an adapter itself.
         PromptMismatch: It was trained on another prompt than this code renders.
     """
     directory = Path(reference)
@@ -68,43 +71,30 @@ def load_policy(reference: str | Path) -> Policy:
         version, prompts, locales = str(manifest["version"]), dict(manifest["prompts"]), tuple(manifest["locales"])
         text_format = TextFormat(**manifest["format"])
         decoding = Decoding(**manifest.get("decoding", {}))
+        base = _base_named(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"The manifest of {directory} is not a policy's: {error!r} is wrong. Give the directory of a policy."
         ) from None
     _check_prompts(version, prompts, text_format)
-    base = _base(directory, dict(manifest["base"])) if "base" in manifest else None
     return Policy(
         version=version,
         directory=directory,
-        tokenizer=PromptTokenizer(base or directory, text_format),
+        tokenizer=PromptTokenizer(directory, text_format),
         locales=locales,
         lineage=manifest.get("lineage"),
         decoding=decoding,
-        base_directory=base,
-        adapter=_adapter(directory, version) if base else None,
+        adapter=_adapter(version, directory) if base else None,
+        base_directory=_find_base(version, directory, base) if base else None,
     )
 
 
-def _adapter(directory: Path, version: str) -> Adapter:
-    name = f"{version}:{manifest_sha256(directory)}"
-    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") & 0x7FFFFFFF
-    return Adapter(version, number or 1, str(directory))
-
-
-def _base(directory: Path, base: dict[str, str]) -> Path:
-    """The base that an adapter was trained on: beside it, or the shipped one."""
-    for candidate in (directory.parent / base["version"], STARTER):
-        if (candidate / MANIFEST).is_file() and manifest_sha256(candidate) == base["manifest_sha256"]:
-            if "base" in verify(candidate):
-                raise ArtifactError(
-                    f"{candidate} is an adapter, and so is {directory} on it. Train on its base instead."
-                )
-            return candidate
-    raise ArtifactError(
-        f"{directory} is an adapter on {base['version']}, and that base, unaltered, is not beside it. Put the "
-        "directory of the base there under the name of its version."
-    )
+def version_named(reference: str | Path) -> str:
+    """The version that `load_policy` would give, from the manifest alone."""
+    try:
+        return str(read_manifest(Path(reference))["version"])
+    except (ArtifactError, KeyError):
+        return str(reference)
 
 
 def seal_policy(
@@ -117,7 +107,10 @@ def seal_policy(
     decoding: Decoding = Decoding(),  # it is frozen
     **metadata: Any,
 ) -> str:
-    """Write the manifest of a trained policy, with the fingerprint of every task's prompt. Returns its SHA-256."""
+    """Write the manifest of a trained policy, with the fingerprint of every task's prompt. Returns its SHA-256.
+
+    That of an adapter has in `metadata` its `base`: {"version": ..., "manifest_sha256": ...}.
+    """
     return seal(
         directory,
         {
@@ -141,6 +134,63 @@ def _check_prompts(version: str, trained: dict[str, str], text_format: TextForma
                 f"Policy {version} was trained on prompt {trained[name]} of task {name!r}; the code renders {current}. "
                 "Usually the template changed after training: retrain, or promote the policy trained on it."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The base that a manifest names."""
+
+    version: str
+    sha256: str
+
+
+def _base_named(manifest: Mapping[str, Any]) -> _Base | None:
+    if manifest.get("base") is None:
+        return None
+    named = _Base(str(manifest["base"]["version"]), str(manifest["base"]["manifest_sha256"]))
+    if Path(named.version).name != named.version:
+        raise ValueError("base")  # a version is the name of a directory, never a way to one
+    return named
+
+
+def _adapter(version: str, directory: Path) -> Adapter:
+    """The same number for the same files, and for no others: engines cache by it."""
+    digest = hashlib.sha256(f"{version}\n{manifest_sha256(directory)}".encode()).digest()
+    return Adapter(version, int.from_bytes(digest[:4]) & 0x7FFFFFFF or 1, str(directory.absolute()))
+
+
+def _find_base(version: str, directory: Path, base: _Base) -> Path:
+    """The base beside the adapter, or the shipped policy; each must be the very one that it was trained on."""
+    beside = directory.resolve().parent / base.version
+    places = [place for place in (beside, STARTER) if _is_version(place, base.version)]
+    if not places:
+        raise ArtifactError(
+            f"Policy {version} is an adapter on {base.version}, which is neither beside it nor the shipped policy. "
+            f"Put {base.version} at {beside}, or promote a policy whose base is here."
+        )
+    for place in places:
+        if manifest_sha256(place) == base.sha256:
+            _refuse_adapter_on_adapter(version, base.version, verify(place))
+            return place
+    raise ArtifactError(
+        f"Policy {version} is an adapter on another {base.version} than the one in {places[0]}: the SHA-256 of its "
+        "manifest differs. Restore the base that it was trained on, or train it again on this one."
+    )
+
+
+def _is_version(place: Path, version: str) -> bool:
+    try:
+        return bool(read_manifest(place)["version"] == version)
+    except (ArtifactError, KeyError):
+        return False
+
+
+def _refuse_adapter_on_adapter(version: str, base: str, manifest: Mapping[str, Any]) -> None:
+    if manifest.get("base") is not None:
+        raise ArtifactError(
+            f"Policy {version} is an adapter on {base}, which is an adapter itself. Train it on the model that {base} is "
+            "trained on."
+        )
 
 
 def _foreign(reference: str, directory: Path) -> Policy:

@@ -159,13 +159,13 @@ async def put_in_front(
     expected_revision: int | None = None,
     fence: Fence | None = None,
 ) -> Champion:
-    """Make a registered version the champion of its own task, over whichever is now; nothing changes if it is already.
+    """Make a registered version the champion of `task`, over whichever is now; nothing changes if it is already.
 
-    `task`: another one, for a version that is for all. `expected_revision`: of the champion that it won against; where
+    `task`: its own where none is given. `expected_revision`: of the champion that it won against; where
     another one serves by now, nothing changes. `fence`: see `promote`.
 
     Raises:
-        RegistryConflict: Somebody else promoted another one meanwhile, or the job lost its lock.
+        RegistryConflict: Somebody else promoted another one meanwhile, it is for another task, or the job lost its lock.
         ArtifactError: Its files are not what was registered.
     """
     place = task or model.task

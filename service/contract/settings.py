@@ -44,6 +44,7 @@ class Timeouts(BaseModel):
     )
     ctr_open_s: float = Field(60, gt=0, description="Opening a click predictor, a first list scored included.")
     ctr_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer click predictor.")
+    policy_refresh_s: float = Field(3, gt=0, description="Pause between two looks for a newer policy.")
     redis_s: float = Field(
         0.03, gt=0, description="One round trip to Redis; after a miss it is not asked for a second."
     )
@@ -134,9 +135,14 @@ class Settings(BaseSettings):
         "auto", description="Precision of the engine; auto is bfloat16 where the machine computes in it."
     )
     prompt_tokens: int = Field(320, ge=32, description="Token budget of a prompt.")
-    vllm_gpu_memory_share: float = Field(0.5, gt=0, lt=1, description="Share of GPU memory that vLLM may take.")
+    vllm_gpu_memory_share: float = Field(
+        0.45,
+        gt=0,
+        lt=1,
+        description="Share of GPU memory that one engine may take; there are two while a model replaces another.",
+    )
     vllm_cpu_kv_cache_gib: int = Field(1, ge=1, description="Memory for vLLM's KV cache on a CPU.")
-    lora_max_adapters: int = Field(4, ge=1, description="LoRA adapters kept ready in the engine.")
+    lora_max_adapters: int = Field(8, ge=1, description="LoRA adapters kept ready in the engine.")
     lora_max_rank: int = Field(32, ge=1, description="Largest rank of a LoRA adapter.")
     temperature: float | None = Field(
         None, ge=0, le=2, description="Decoding temperature, 0 is greedy; empty means the policy's own, usually 0.7."

@@ -22,7 +22,8 @@ class Scripted:
     """Completes by script, deterministically. Sample `k` and adapter `a` rotate the script by `k + a` tokens.
 
     Faults to stage at any time: `delay_s` before an answer, `fail_next` (the errors of the next calls, in order),
-    `dead` (every call fails), `frozen` (no call answers). Counters to read: `running`, `cancelled`, `starts`, `closes`.
+    `dead` (every call fails), `frozen` (no call answers). Counters to read: `running`, `cancelled`, `starts`, `closes`;
+    `adapters` are those that were asked for and not dropped.
     """
 
     name = "scripted"
@@ -39,6 +40,7 @@ class Scripted:
         self.dead = False
         self.frozen = False
         self.running = self.cancelled = self.starts = self.closes = 0
+        self.adapters: set[Adapter] = set()
         self._open = False
 
     async def start(self) -> None:
@@ -63,11 +65,15 @@ class Scripted:
             self.running -= 1
         tokens = tuple(self._script(tuple(prompt_token_ids)))
         turn = adapter.number if adapter else 0
+        self.adapters |= {adapter} if adapter else set()
         return [self._sample(_rotated(tokens, k + turn), room, sampling) for k in range(sampling.n)]
 
     async def check(self) -> None:
         self._refuse_when_closed()
         await self._misbehave()
+
+    async def drop(self, adapter: Adapter) -> None:
+        self.adapters.discard(adapter)
 
     async def close(self) -> None:
         self.closes += 1

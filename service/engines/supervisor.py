@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from service.contract.engine import Adapter, Completion, Engine, Sampling
-from service.contract.errors import EngineBusy, EngineFrozen, EngineUnavailable
+from service.contract.errors import EngineBusy, EngineError, EngineFrozen, EngineUnavailable
 from service.contract.settings import Timeouts
 
 _LOG = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class SupervisedEngine:
         self._in_flight = 0
         self._answers = 0
         self._keeper: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
+        self._ready, self._down = asyncio.Event(), asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -67,16 +67,21 @@ class SupervisedEngine:
             self.state = EngineState("starting", datetime.now(UTC))  # until its first try begins
             self._keeper = asyncio.create_task(self._keep(), name="engine-keeper")
 
-    async def wait_ready(self, timeout_s: float) -> None:
+    async def wait_ready(self, timeout_s: float, *, patient: bool = True) -> None:
         """Return when the engine is ready.
 
         Raises:
-            EngineUnavailable: It is not after `timeout_s`.
+            EngineUnavailable: It is not after `timeout_s`; where not `patient`, also when it went down meanwhile.
         """
+        awaited = [self._ready] if patient else [self._ready, self._down]
+        waiting = [self._task(event.wait()) for event in awaited]
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
-        except TimeoutError as error:
-            raise self._unavailable() from error
+            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        if not self._ready.is_set():
+            raise self._unavailable()
 
     async def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, adapter: Adapter | None = None
@@ -112,6 +117,12 @@ class SupervisedEngine:
         if self._engine is None:
             raise self._unavailable()
         await self._engine.check()
+
+    async def drop(self, adapter: Adapter) -> None:
+        """The engine's own, bounded by `Timeouts.engine_canary_s`; an engine that is away has none loaded."""
+        if self._engine is not None:
+            with suppress(EngineError):
+                await self._bounded(self._engine.drop(adapter), self._timeouts.engine_canary_s)
 
     async def close(self) -> None:
         """End the engine and every task of this object; bounded by `Timeouts.shutdown_s`."""
@@ -202,6 +213,7 @@ class SupervisedEngine:
         suspect: asyncio.Future[Exception] = loop.create_future()
         self._gone, self._suspect, self._engine = loop.create_future(), suspect, engine
         self._ready.set()
+        self._down.clear()
         self._enter("ready", error=self.state.error)
         return suspect
 
@@ -214,6 +226,7 @@ class SupervisedEngine:
 
     def _went_down(self, error: Exception) -> None:
         _LOG.error("engine down: %s", error)
+        self._down.set()
         self._enter("down", error=f"{type(error).__name__}: {error}")
 
     def _enter(self, phase: Literal["starting", "ready", "down", "off"], error: str | None = None) -> None:

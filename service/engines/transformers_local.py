@@ -91,6 +91,10 @@ class TransformersLocal:
     async def check(self) -> None:
         await self.generate("check", (0,), Sampling(max_tokens=1, temperature=0.0, exact_tokens=True))
 
+    async def drop(self, adapter: Adapter) -> None:
+        if self._model is not None:
+            await self._in_thread(self._drop, adapter.number)
+
     async def close(self) -> None:
         self._closed = True
         task, self._loop_task = self._loop_task, None
@@ -167,22 +171,34 @@ class TransformersLocal:
             (base.enable_adapter_layers if adapter else base.disable_adapter_layers)()
 
     def _load_adapter(self, adapter: Adapter) -> None:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
         label = f"adapter_{adapter.number}"  # names with a dot are refused by torch
         try:
-            if self._adapters:
-                self._model.load_adapter(adapter.path, adapter_name=label)
-            else:
-                self._model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=label).eval()
+            if not isinstance(self._model, PeftModel):
+                config = PeftConfig.from_pretrained(adapter.path)
+                self._model = PeftModel(self._model, config, adapter_name=label).eval()
+            self._model.load_adapter(adapter.path, adapter_name=label)
         except Exception as error:
+            self._unload(label)  # it may be half loaded
             raise EngineError(
                 f"The adapter {adapter.name} in {adapter.path} cannot be loaded ({error}). Check that it was trained "
                 "on this base."
             ) from error
         self._adapters[adapter.number] = label
         if len(self._adapters) > self._settings.lora_max_adapters:
-            self._model.delete_adapter(self._adapters.pop(next(iter(self._adapters))))
+            self._drop(next(iter(self._adapters)))
+
+    def _drop(self, number: int) -> None:
+        if number in self._adapters:
+            self._unload(self._adapters.pop(number))
+
+    def _unload(self, label: str) -> None:
+        loaded = getattr(self._model, "peft_config", {})
+        if list(loaded) == [label]:
+            self._model = self._model.unload()  # peft cannot generate without any adapter
+        elif label in loaded:
+            self._model.delete_adapter(label)
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

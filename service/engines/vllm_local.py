@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from service.contract.settings import Settings
 from service.engines import device_kind
 from service.engines.limits import ModelLimits, completion, read_limits
 from service.engines.vllm_process import (
+    FORK_SERVER,
     EngineProcesses,
     borrowed,
     dtype,
     environment,
-    stop_fork_server,
-    warm_fork_server,
 )
 
 _WARM_UP_BATCH = 8
@@ -57,7 +56,6 @@ class VllmLocal:
 
     async def start(self) -> None:
         self._refuse_when_closed()
-        self._processes.begin()
         loop = asyncio.get_running_loop()
         built: asyncio.Future[Any] = loop.create_future()
         self._owner = threading.Thread(target=self._own, args=(loop, built), name="vllm-owner", daemon=True)
@@ -86,6 +84,11 @@ class VllmLocal:
         self._refuse_unless_started()
         one_token = Sampling(max_tokens=1, temperature=0.0, exact_tokens=True)
         await self._generate(f"check-{next(self._numbers)}", (0,), one_token, None, priority=_CANARY_PRIORITY)
+
+    async def drop(self, adapter: Adapter) -> None:
+        if self._llm is not None and self._adapters.pop(adapter.number, None):
+            with suppress(Exception):  # an engine that died holds none
+                await self._llm.remove_lora(adapter.number)
 
     async def close(self) -> None:
         self._closed = True
@@ -142,6 +145,8 @@ class VllmLocal:
             except Exception as error:
                 if llm.errored:
                     raise
+                with suppress(Exception):  # what is half loaded would count as loaded the next time
+                    await llm.remove_lora(adapter.number)
                 raise EngineError(
                     f"The adapter {adapter.name} in {adapter.path} cannot be loaded ({error}). Check that it was "
                     f"trained on this base and that its rank is at most {self._settings.lora_max_rank}."
@@ -160,10 +165,11 @@ class VllmLocal:
 
     def _own(self, loop: asyncio.AbstractEventLoop, built: "asyncio.Future[Any]") -> None:
         """Build the engine, then live as long as it: its processes are told to die when this thread does."""
-        llm = fork_server = None
+        llm, forked = None, device_kind() == "cpu"
         try:
-            with borrowed(environment(self._settings)):
-                fork_server = warm_fork_server() if device_kind() == "cpu" else None
+            with self._processes.starting(), borrowed(environment(self._settings)):
+                if forked:
+                    FORK_SERVER.borrow()
                 llm = _build(self._directory, self._settings, self._limits, self._release)
             _tell(loop, built, llm, None)
         except BaseException as error:
@@ -171,8 +177,8 @@ class VllmLocal:
         self._release.wait()
         if llm is not None:
             llm.shutdown(timeout=_SHUTDOWN_S)
-        if fork_server is not None:
-            stop_fork_server(fork_server)
+        if forked:
+            FORK_SERVER.give_back()
 
     def _refuse_unless_started(self) -> None:
         self._refuse_when_closed()

@@ -6,6 +6,7 @@ It knows nothing about vLLM's classes, and imports none.
 import asyncio
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,30 +21,41 @@ from service.engines import device_kind
 _ENDED_POLITELY_S = 2.0
 _KILLED_S = 2.0
 _FORK_SERVER = "multiprocessing.forkserver"
+_ONE_STARTS = threading.Lock()
 _KEPT = "VLLM_"  # vLLM reads these again later; all others are put back after the start
 
 
 class EngineProcesses:
-    """Every process that `multiprocessing` started here after `begin`, and what those started.
+    """Every process that `multiprocessing` started here during `starting`, and what those started.
 
     A mark in their environment would be plainer, but vLLM's process titles overwrite what the kernel shows of it.
     """
 
     def __init__(self) -> None:
-        self._others: set[int | None] | None = None
+        self._others: set[int | None] | None = None  # known while new child processes are this engine's
         self._known: dict[int, psutil.Process] = {}
 
-    def begin(self) -> None:
-        """From now on, new child processes are the engine's."""
-        self._others = {child.pid for child in multiprocessing.active_children()}
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """New child processes are this engine's until the end of the block; another engine waits for that."""
+        with _ONE_STARTS:
+            self._others = {child.pid for child in multiprocessing.active_children()}
+            try:
+                yield
+            finally:
+                self.alive()
+                self._others = None
 
     def alive(self) -> list[psutil.Process]:
         """The engine's processes that still live; zombies do not."""
-        children = multiprocessing.active_children() if self._others is not None else []
-        for child in children:
-            if child.pid not in (self._others or ()) and child.pid is not None:
-                self._remember(child.pid)
-        return [process for process in self._known.values() if _is_alive(process)]
+        others = self._others
+        if others is not None:
+            for pid in [child.pid for child in multiprocessing.active_children()]:
+                if pid is not None and pid not in others:
+                    self._remember(pid)
+        for root in list(self._known.values()):
+            self._remember(root.pid)
+        return [process for process in list(self._known.values()) if _is_alive(process)]
 
     async def end(self, politely_s: float = _ENDED_POLITELY_S) -> None:
         """Wait a little for them to go, then kill what is left until it is gone; a stopped one is not waited for."""
@@ -59,33 +71,67 @@ class EngineProcesses:
 
     def _remember(self, pid: int) -> None:
         with suppress(psutil.Error):
-            root = self._known.setdefault(pid, psutil.Process(pid))
+            root = self._known.get(pid) or self._known.setdefault(pid, psutil.Process(pid))
             for process in root.children(recursive=True):
                 self._known.setdefault(process.pid, process)
 
 
-def warm_fork_server() -> psutil.Process | None:
-    """Start the process that the core will be forked from: it imports vLLM while this one does, on another core.
+class ForkServer:
+    """The process that cores are forked from: one for all engines here, from the first one's start to the last one's end.
 
-    Call it where the engine's variables are set: the core gets the environment of this moment. Returns the process, or
-    None where another engine's serves. It dies with the calling thread; `stop_fork_server` before that.
+    It imports vLLM while this process does, on another core. It dies with the thread that started it, and the cores
+    die with it, so that thread is no engine's.
     """
-    before = _fork_servers()
-    multiprocessing.set_forkserver_preload(["service.engines._fork_server"])
-    forkserver.ensure_running()
-    return next((process for process in _fork_servers() if process not in before), None)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._process: psutil.Process | None = None
+        self._ending = threading.Event()
+
+    def borrow(self) -> None:
+        """Start it where it does not run. Call it where the engine's variables are set: cores get them from it."""
+        with self._lock:
+            self._users += 1
+            if self._process is None or not _is_alive(self._process):
+                self._begin()
+
+    def give_back(self) -> None:
+        """After the last engine, kill it until it is gone; the next engine would else take the dying one and fail."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._end()
+
+    def _begin(self) -> None:
+        self._end()
+        started, self._ending = threading.Event(), threading.Event()
+        threading.Thread(target=self._own, args=(started, self._ending), name="fork-server-owner", daemon=True).start()
+        started.wait()
+
+    def _own(self, started: threading.Event, ending: threading.Event) -> None:
+        before = _fork_servers()
+        try:
+            multiprocessing.set_forkserver_preload(["service.engines._fork_server"])
+            forkserver.ensure_running()
+            self._process = next((process for process in _fork_servers() if process not in before), None)
+        finally:
+            started.set()
+        ending.wait()
+
+    def _end(self) -> None:
+        """It is not reaped: `multiprocessing` does that before it starts another."""
+        process, self._process = self._process, None
+        deadline = time.monotonic() + _KILLED_S
+        with suppress(psutil.Error):
+            if process is not None:
+                process.kill()
+        while process is not None and _is_alive(process) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._ending.set()
 
 
-def stop_fork_server(server: psutil.Process) -> None:
-    """Kill it and wait until it is gone; the next engine would else take the dying one and fail to start.
-
-    It is not reaped: `multiprocessing` does that before it starts another.
-    """
-    deadline = time.monotonic() + _KILLED_S
-    with suppress(psutil.Error):
-        server.kill()
-    while _is_alive(server) and time.monotonic() < deadline:
-        time.sleep(0.01)
+FORK_SERVER = ForkServer()  # one for this process, as the one of `multiprocessing` that it keeps
 
 
 def _fork_servers() -> list[psutil.Process]:

@@ -5,13 +5,15 @@ It knows nothing about what is opened, nor about the registry.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from service.contract.errors import ArtifactError, NextQueryError
 
 _LOG = logging.getLogger(__name__)
-_CLOSE_AFTER_S = 15.0  # longer than any request: those that asked the old one are done with it
+_FIRST_PAUSE_S = 1.0
 
 
 class Opened(Protocol):
@@ -32,12 +34,19 @@ Newest = Callable[[], Awaitable[tuple[str, Callable[[], Awaitable[OpenedT]]] | N
 class KeptChampion(Generic[OpenedT]):
     """What serves as `name`. `now` is None while there is none; `problem` says why a newer one is not taken up.
 
-    `newest`: the version of the champion and how to open it; None where there is no champion.
+    `newest`: the version of the champion and how to open it; None where there is no champion. `longest_pause_s`: one
+    that was refused is tried again after pauses that grow up to this. `close_after_s`: longer than any request, so that
+    those that asked the old one are done with it.
     """
 
-    def __init__(self, name: str, newest: Newest[OpenedT]) -> None:
+    def __init__(
+        self, name: str, newest: Newest[OpenedT], *, longest_pause_s: float = 0.0, close_after_s: float = 15.0
+    ) -> None:
         self._name = name
         self._newest = newest
+        self._longest_pause_s = longest_pause_s
+        self._close_after_s = close_after_s
+        self._refused: _Refused | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.now: OpenedT | None = None
         self.problem: str | None = None
@@ -59,18 +68,41 @@ class KeptChampion(Generic[OpenedT]):
     async def _take_up(self) -> None:
         newest = await self._newest()
         if newest is None or newest[0] == self.version:
-            self.problem = None
+            self.problem = self._refused = None
             return
-        fresh = await newest[1]()
-        if fresh.version != newest[0]:
+        if self._refused and self._refused.rests(newest[0]):
+            return
+        try:
+            fresh = await self._open(*newest)
+        except Exception:
+            self._refused = _Refused.again(self._refused, newest[0], self._longest_pause_s)
+            raise
+        if fresh is not None:
+            self._put_in_service(fresh)
+
+    async def _open(self, version: str, open_it: Callable[[], Awaitable[OpenedT]]) -> OpenedT | None:
+        """The version, opened; None where another one became champion meanwhile, as after a rollback."""
+        fresh = await open_it()
+        try:
+            if fresh.version != version:
+                raise ArtifactError(
+                    f"The directory of {version} holds {fresh.version}. Restore it from a backup, or promote another one."
+                )
+            newest = await self._newest()
+        except BaseException:
             await fresh.close()
-            raise ArtifactError(
-                f"The directory of {newest[0]} holds {fresh.version}. Restore it from a backup, or promote another one."
-            )
-        old, self.now, self.problem = self.now, fresh, None
+            raise
+        if newest is not None and newest[0] == version:
+            return fresh
+        await fresh.close()
+        return None
+
+    def _put_in_service(self, fresh: OpenedT) -> None:
+        old, self.now = self.now, fresh
+        self.problem = self._refused = None
         _LOG.info("%s %s is in service.", self._name, fresh.version)
         if old is not None:
-            closing = asyncio.create_task(_close_later(old))
+            closing = asyncio.create_task(_close_later(old, self._close_after_s))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -88,8 +120,26 @@ class KeptChampion(Generic[OpenedT]):
             await self.now.close()
 
 
-async def _close_later(opened: Opened) -> None:
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A version that was refused, and when it may be tried again (monotonic seconds)."""
+
+    version: str
+    pause_s: float
+    until: float
+
+    @classmethod
+    def again(cls, before: "_Refused | None", version: str, longest_pause_s: float) -> "_Refused":
+        is_same = before is not None and before.version == version
+        pause_s = min(2 * before.pause_s if before and is_same else _FIRST_PAUSE_S, longest_pause_s)
+        return cls(version, pause_s, time.monotonic() + pause_s)
+
+    def rests(self, version: str) -> bool:
+        return version == self.version and time.monotonic() < self.until
+
+
+async def _close_later(opened: Opened, seconds: float) -> None:
     try:
-        await asyncio.sleep(_CLOSE_AFTER_S)
+        await asyncio.sleep(seconds)
     finally:
         await opened.close()

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 from service.contract.engine import Completion, Engine, Sampling
 from service.contract.errors import EngineBusy, EngineError, EngineUnavailable
@@ -39,24 +40,35 @@ class Draft(Slate):
     finish_reason: str
 
 
-class Generator:
-    """Writes lists with the policy in service; `policy` is None until one could be loaded.
+class Serving(Protocol):
+    """A policy, and the engine that writes with it."""
 
-    `decoding`: what the settings say about it; the rest is the policy's own.
+    @property
+    def policy(self) -> Policy:
+        """It renders the prompt, reads the completion, and names the adapter."""
+
+    @property
+    def engine(self) -> Engine:
+        """It has the model of that policy."""
+
+
+class Generator:
+    """Writes lists with the policy in service.
+
+    `serving`: the policy for a task and its engine, asked once a request; None while there is none. `decoding`: what
+    the settings say about it; the rest is the policy's own.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        policy: Callable[[], Policy | None],
+        serving: Callable[[str], Serving | None],
         *,
         prompt_tokens: int,
         context_tokens: int,
         decoding: Mapping[str, float],
         exact_tokens: int | None = None,
     ) -> None:
-        self._engine = engine
-        self._policy = policy
+        self._serving = serving
         self._prompt_tokens = prompt_tokens
         self._context_tokens = context_tokens
         self._decoding = decoding
@@ -79,7 +91,8 @@ class Generator:
         Raises:
             NoList: The engine did not answer in time or at all, the locale is not the policy's, nothing to go on.
         """
-        policy = self._usable_policy(request, context)
+        serving = self._usable(request, context)
+        policy = serving.policy
         prompt = request.task.render(context, policy.tokenizer, budget=self._prompt_tokens)
         sampling = self._sampling(
             request.task, request.n, len(prompt.token_ids), replace(policy.decoding, **self._decoding), lists
@@ -91,7 +104,7 @@ class Generator:
         trace.sampling = {name: getattr(sampling, name) for name in _LOGGED}
         if sampling.max_tokens < 1:
             raise NoList("prompt_too_long")
-        completions = await self._complete(request_id, prompt.token_ids, sampling, until)
+        completions = await _complete(serving, request_id, prompt.token_ids, sampling, until)
         texts = [policy.tokenizer.decode(completion.token_ids) for completion in completions]
         trace.completion, trace.finish_reason = texts[0], completions[0].finish_reason
         drafts = [_read(request, policy, each, text) for each, text in zip(completions, texts, strict=True)]
@@ -100,15 +113,16 @@ class Generator:
             raise NoList("unparsable")
         return parsed
 
-    def _usable_policy(self, request: RecommendRequest, context: PromptContext) -> Policy:
-        policy = self._policy()
-        if policy is None:
+    def _usable(self, request: RecommendRequest, context: PromptContext) -> Serving:
+        serving = self._serving(request.task.name)
+        if serving is None:
             raise NoList("no_policy")
-        if "*" not in policy.locales and request.locale.split("-")[0] not in policy.locales:
+        locales = serving.policy.locales
+        if "*" not in locales and request.locale.split("-")[0] not in locales:
             raise NoList("locale_not_supported")
         if not (context.query or context.session or context.history):
             raise NoList("nothing_to_go_on")
-        return policy
+        return serving
 
     def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int, decoding: Decoding, lists: int) -> Sampling:
         wanted = n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
@@ -120,26 +134,28 @@ class Generator:
             **asdict(decoding),
         )
 
-    async def _complete(
-        self, request_id: str, prompt_token_ids: tuple[int, ...], sampling: Sampling, until: float
-    ) -> list[Completion]:
-        try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                completions = await self._engine.generate(request_id, prompt_token_ids, sampling)
-        except TimeoutError:
-            raise NoList("deadline") from None
-        except EngineBusy:
-            raise NoList("engine_busy") from None
-        except EngineUnavailable:
-            raise NoList("engine_unavailable") from None
-        except EngineError:
-            raise NoList("engine_error") from None
-        except Exception as error:  # an engine's own bug must not cost the reply; its text may hold the prompt
-            _LOG.error("The engine failed with %s, which is none of its documented errors.", type(error).__name__)
-            raise NoList("engine_error") from None
-        if not completions:
-            raise NoList("engine_error")
-        return completions
+
+async def _complete(
+    serving: Serving, request_id: str, prompt_token_ids: tuple[int, ...], sampling: Sampling, until: float
+) -> list[Completion]:
+    try:
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            adapter = serving.policy.adapter
+            completions = await serving.engine.generate(request_id, prompt_token_ids, sampling, adapter)
+    except TimeoutError:
+        raise NoList("deadline") from None
+    except EngineBusy:
+        raise NoList("engine_busy") from None
+    except EngineUnavailable:
+        raise NoList("engine_unavailable") from None
+    except EngineError:
+        raise NoList("engine_error") from None
+    except Exception as error:  # an engine's own bug must not cost the reply; its text may hold the prompt
+        _LOG.error("The engine failed with %s, which is none of its documented errors.", type(error).__name__)
+        raise NoList("engine_error") from None
+    if not completions:
+        raise NoList("engine_error")
+    return completions
 
 
 def _read(request: RecommendRequest, policy: Policy, completion: Completion, text: str) -> Draft:

@@ -191,7 +191,7 @@ async def test_an_untracked_query_stays_out_of_the_search_log(api: Api, database
 
 
 def _scripted(api: Api) -> Any:
-    return api.app.state.runtime.engine._engine
+    return api.app.state.runtime.policies.of("suggest").engine._engine
 
 
 def _impression(database_url: str, impression_id: str) -> dict[str, Any]:

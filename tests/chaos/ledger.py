@@ -47,6 +47,8 @@ class Reply:
     status: int
     served_by: str = ""
     reason: str | None = None
+    policy: str | None = None
+    impression_id: str = ""
 
     @property
     def seconds(self) -> float:
@@ -111,6 +113,7 @@ class Traffic:
             return None
         found = reply.json()
         told = (found.get("served_by", ""), found.get("degraded_reason"))
+        told += (found.get("versions", {}).get("policy"), found.get("impression_id", ""))
         self.replies.append(Reply(began, time.monotonic(), reply.status_code, *told))
         return (found["impression_id"], found["click_token"]) if reply.status_code == 200 else None
 

@@ -71,8 +71,8 @@ async def test_a_client_that_leaves_takes_its_request_out_of_the_engine(tmp_path
     server = uvicorn.Server(uvicorn.Config(app, port=port, http=ImpatientProtocol, log_config=None))
     serving = asyncio.create_task(server.serve())
     await _until(lambda: server.started)
-    await _until(lambda: app.state.runtime.engine.state.phase == "ready")
-    scripted = app.state.runtime.engine._engine
+    await _until(lambda: app.state.runtime.engine_phase == "ready")
+    scripted = app.state.runtime.policies.of("suggest").engine._engine
     scripted.delay_s = 5.0
 
     _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -99,6 +99,26 @@ def test_no_engine_process_outlives_a_killed_parent(model: Path, tmp_path: Path)
     assert gone_s < ORPHANS_S
 
 
+async def test_one_of_two_engines_is_closed_and_the_other_goes_on(model: Path, tmp_path: Path) -> None:
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    engines = [create_engine("vllm_local", model, settings) for _ in range(2)]
+
+    await asyncio.gather(*(engine.start() for engine in engines))  # at once, and one after the other all the same
+    first, second = engines
+    owned = [{process.pid for process in engine._processes.alive()} for engine in engines]  # type: ignore[attr-defined]
+    await first.close()
+    gone = [psutil.pid_exists(pid) and _lives(pid) for pid in owned[0]]
+    await asyncio.sleep(1.0)
+    completions = await second.generate("still", [1], SHORT)
+    await second.close()
+
+    assert all(owned)
+    assert owned[0].isdisjoint(owned[1])
+    assert not any(gone)
+    assert len(completions) == 1
+    assert not any(_lives(pid) for pid in owned[1])
+
+
 async def test_a_killed_engine_is_back_in_time(supervised: Supervised) -> None:
     request = asyncio.create_task(supervised.engine.generate("hit", [1] * 400, Sampling(max_tokens=100)))
     await asyncio.sleep(0.05)

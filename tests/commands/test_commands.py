@@ -74,12 +74,12 @@ def test_a_policy_is_promoted_by_its_directory_and_rolled_back(ask, tmp_path):
     ask("db", "upgrade")
 
     promoted = [ask("models", "promote", str(tmp_path / version), "--json") for version in ("first", "second")]
-    back = ask("models", "rollback", "policy", "--json")
+    back = ask("models", "rollback", "--json")
     by_version = ask("models", "promote", "second")
 
     assert [code for code, _, _ in (*promoted, back, by_version)] == [0] * 4
     assert [json.loads(out)["version"] for _, out, _ in (*promoted, back)] == ["first", "second", "first"]
-    assert by_version[1].strip() == "second serves as policy for '*'; first served before."
+    assert by_version[1].strip() == "second is the policy for '*', in the place of first."
 
 
 def test_a_stale_job_or_a_second_thought_too_late_is_a_sentence(ask, tmp_path):
@@ -91,7 +91,7 @@ def test_a_stale_job_or_a_second_thought_too_late_is_a_sentence(ask, tmp_path):
     late = ask("models", "promote", str(tmp_path / "second"), "--expected-revision", "0")
     stale = ask("models", "promote", str(tmp_path / "second"), "--fence", "nightly:7")
     unknown = ask("models", "promote", "no-such-version")
-    none_before = ask("models", "rollback", "policy")
+    none_before = ask("models", "rollback")
 
     assert [code for code, _, _ in (late, stale, unknown, none_before)] == [2] * 4
     assert "somebody else changed it" in late[2]

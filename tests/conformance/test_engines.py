@@ -246,6 +246,98 @@ async def test_an_adapter_that_cannot_be_loaded_harms_nobody_else(subject: Subje
     await subject.engine.check()
 
 
+async def test_an_adapter_of_another_base_is_refused_each_time_and_harms_nobody(
+    subject: Subject, tmp_path: Path
+) -> None:
+    if not subject.learns:
+        pytest.skip("the scripted engine reads no adapters")
+    wider = tiny_models.make_model(tmp_path / "wider", heads=4)
+    foreign = Adapter("foreign", 10, str(tiny_models.make_adapter(tmp_path / "foreign", wider, seed=3)))
+    ask = subject.engine.generate
+    before = [await ask(f"before-{k}", subject.prompt, GREEDY, each) for k, each in enumerate(_with_base(subject))]
+
+    for k in range(2):  # what is half loaded must not count as loaded
+        with pytest.raises(EngineError, match="cannot be loaded") as caught:
+            await ask(f"foreign-{k}", subject.prompt, GREEDY, foreign)
+        assert not isinstance(caught.value, EngineUnavailable)
+
+    after = [await ask(f"after-{k}", subject.prompt, GREEDY, each) for k, each in enumerate(_with_base(subject))]
+    assert [answer[0].token_ids for answer in after] == [answer[0].token_ids for answer in before]
+
+
+async def test_a_dropped_adapter_leaves_the_others_alone_and_may_come_back(subject: Subject) -> None:
+    one, two = subject.adapters
+    ask = subject.engine.generate
+    before = [await ask(f"kept-{k}", subject.prompt, GREEDY, each) for k, each in enumerate((None, one, two))]
+
+    await subject.engine.drop(one)
+    await subject.engine.drop(one)
+    others = [await ask(f"others-{k}", subject.prompt, GREEDY, each) for k, each in enumerate((None, two))]
+    back = await ask("back", subject.prompt, GREEDY, one)
+    await subject.engine.drop(one)
+    await subject.engine.drop(two)
+    alone = await ask("alone", subject.prompt, GREEDY)
+
+    texts = [answer[0].token_ids for answer in before]
+    assert [answer[0].token_ids for answer in others] == [texts[0], texts[2]]
+    assert (back[0].token_ids, alone[0].token_ids) == (texts[1], texts[0])
+    assert len(set(texts)) == 3
+
+
+async def test_with_every_slot_taken_the_base_and_each_adapter_write_what_they_wrote(
+    subject: Subject, tmp_path: Path
+) -> None:
+    slots = Settings(_env_file=None).lora_max_adapters  # type: ignore[call-arg]
+    paths = [tiny_models.make_adapter(tmp_path / f"a{k}", subject.model, seed=20 + k) for k in range(slots)]
+    adapters = [Adapter(f"slot-{k}", 20 + k, str(path)) for k, path in enumerate(paths)]
+    ask = subject.engine.generate
+    before = await ask("before-slots", subject.prompt, GREEDY)
+    alone = [await ask(f"alone-{adapter.name}", subject.prompt, GREEDY, adapter) for adapter in adapters]
+
+    after = await ask("after-slots", subject.prompt, GREEDY)
+    mixed = await asyncio.gather(
+        *(ask(f"mixed-{k}", subject.prompt, GREEDY, each) for k, each in enumerate((None, *adapters, None)))
+    )
+
+    assert after[0].token_ids == before[0].token_ids
+    assert [answer[0].token_ids for answer in mixed] == [answer[0].token_ids for answer in (before, *alone, before)]
+    assert len({answer[0].token_ids for answer in (before, *alone)}) > 1
+    for adapter in adapters:
+        await subject.engine.drop(adapter)
+
+
+async def test_the_first_adapter_may_be_one_that_cannot_be_loaded(subject: Subject, tmp_path: Path) -> None:
+    if subject.engine.name != "transformers_local":
+        pytest.skip("only transformers_local changes the model for its first adapter")
+    engine = subject.fresh()
+    await engine.start()
+    wider = tiny_models.make_model(tmp_path / "wider", heads=4)
+    foreign = Adapter("foreign", 10, str(tiny_models.make_adapter(tmp_path / "foreign", wider, seed=3)))
+
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        await engine.generate("foreign", subject.prompt, GREEDY, foreign)
+    answers = [
+        await engine.generate(f"own-{k}", subject.prompt, GREEDY, each) for k, each in enumerate(_with_base(subject))
+    ]
+    await engine.close()
+
+    usual = [
+        await subject.engine.generate(f"u-{k}", subject.prompt, GREEDY, each)
+        for k, each in enumerate(_with_base(subject))
+    ]
+    assert [answer[0].token_ids for answer in answers] == [answer[0].token_ids for answer in usual]
+
+
+async def test_dropping_at_an_engine_that_is_not_running_does_nothing(subject: Subject) -> None:
+    engine = subject.fresh()
+
+    await engine.drop(subject.adapters[0])
+    await engine.close()
+    await engine.drop(subject.adapters[0])
+
+    await subject.engine.check()
+
+
 async def test_vllm_and_transformers_agree_on_tokens_and_logprobs(subject: Subject) -> None:
     if subject.engine.name != "vllm_local":
         pytest.skip("compares vllm_local with transformers_local")
@@ -285,6 +377,10 @@ async def test_closing_twice_fails_what_is_in_flight_and_what_comes_later(subjec
         await asyncio.wait_for(request, 5)
     with pytest.raises(EngineUnavailable):
         await subject.engine.generate("late", subject.prompt, GREEDY)
+
+
+def _with_base(subject: Subject) -> tuple[Adapter | None, ...]:
+    return (None, *subject.adapters)
 
 
 async def _until_idle(engine: Engine, seconds: float) -> None:

@@ -190,3 +190,15 @@ async def test_closing_fails_requests_in_flight_and_may_be_repeated(stage: Stage
 
     with pytest.raises(EngineUnavailable, match="off"):
         await request
+
+
+async def test_an_impatient_wait_ends_when_the_engine_goes_down_and_a_patient_one_when_it_is_back(stage: Stage) -> None:
+    stage.failing_starts = 1
+    await stage.supervised.start()
+
+    with pytest.raises(EngineUnavailable, match="model file is gone"):
+        await stage.supervised.wait_ready(2, patient=False)
+    await stage.supervised.wait_ready(2)
+    await stage.supervised.wait_ready(2, patient=False)
+
+    assert len(stage.engines) == 2

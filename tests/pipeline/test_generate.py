@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.contract.engine import Adapter
 from service.contract.errors import EngineBusy, EngineError, EngineFrozen, EngineUnavailable
 from service.contract.policy import Policy
 from service.contract.tasks import get_task
@@ -12,14 +13,14 @@ from service.contract.types import Slate
 from service.pipeline.gather import context_of
 from service.pipeline.generate import Generator, NoList
 from service.pipeline.request import RecommendRequest, Trace
-from tests.fakes import SayingEngine, own_policy
+from tests.fakes import SayingEngine, Serving, own_policy
 
 REQUEST = RecommendRequest(task=get_task("suggest"), n=3, deadline_s=1, query="brown rice")
 
 
 def generator(engine: SayingEngine, policy: Policy | None = None, **sizes: int) -> Generator:
     given = {"prompt_tokens": 320, "context_tokens": 512, **sizes}
-    return Generator(engine, lambda: policy or own_policy(), decoding={}, **given)
+    return Generator(lambda _: Serving(policy or own_policy(), engine), decoding={}, **given)
 
 
 async def generate(
@@ -90,7 +91,7 @@ async def test_with_nothing_to_go_on_nothing_is_asked(nothing: dict[str, object]
 
 
 async def test_without_a_policy_there_is_no_list() -> None:
-    made = Generator(SayingEngine(lambda _: "rice"), lambda: None, prompt_tokens=320, context_tokens=512, decoding={})
+    made = Generator(lambda _: None, prompt_tokens=320, context_tokens=512, decoding={})
 
     with pytest.raises(NoList, match="no_policy"):
         await generate(made)
@@ -142,3 +143,22 @@ async def test_how_a_list_was_made_is_traced() -> None:
         "n": 1,
     }
     assert (trace.completion, trace.finish_reason) == (" rice", "stop")
+
+
+async def test_the_policy_is_read_once_and_its_adapter_goes_to_its_own_engine() -> None:
+    adapter = Adapter("dpo-1", 7, "/dpo-1")
+    engines = [SayingEngine(lambda _: "rice"), SayingEngine(lambda _: "beans")]
+    policies = [own_policy(), replace(own_policy(), version="dpo-1", adapter=adapter)]
+    asked: list[str] = []
+
+    def serving(task: str) -> Serving:
+        asked.append(task)
+        return Serving(policies[len(asked) - 1], engines[len(asked) - 1])
+
+    made, traces = Generator(serving, prompt_tokens=320, context_tokens=512, decoding={}), [Trace(), Trace()]
+    slates = [await generate(made, trace=trace) for trace in traces]
+
+    assert asked == ["suggest", "suggest"]
+    assert [[c.text for c in slate.candidates] for slate in slates] == [["rice"], ["beans"]]
+    assert [trace.policy_version for trace in traces] == ["policy-1", "dpo-1"]
+    assert [engine.adapters for engine in engines] == [[None], [adapter]]

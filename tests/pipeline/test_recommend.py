@@ -30,6 +30,7 @@ from tests.fakes import (
     KnowingPredictor,
     KnowingSearcher,
     SayingEngine,
+    Serving,
     co_occurrence_of,
     own_policy,
     prediction_of,
@@ -75,7 +76,9 @@ def recommender(
     chooser: Chooser | None = None,
     **decoding: float,
 ) -> Recommender:
-    generator = Generator(model, own_policy, prompt_tokens=320, context_tokens=512, decoding=decoding)
+    generator = Generator(
+        lambda _: Serving(own_policy(), model), prompt_tokens=320, context_tokens=512, decoding=decoding
+    )
     return Recommender(
         generator,
         chooser or Chooser(ClickPrediction({})),

@@ -1,0 +1,176 @@
+"""Which policy writes the lists of a task, and on which engine; a newer champion takes over without a restart.
+
+It knows nothing about the registry, nor which engine it is.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.contract.engine import Engine, Sampling
+from service.contract.errors import EngineUnavailable, NextQueryError
+from service.contract.ids import new_id
+from service.contract.policy import Policy, load_policy
+from service.contract.registry import ANY_TASK
+from service.contract.tasks import get_task
+from service.contract.types import PromptContext
+from service.engines.pool import EngineLease, EnginePool
+from service.engines.supervisor import EngineState
+from service.pipeline.champion import KeptChampion, Newest
+
+_LOG = logging.getLogger(__name__)
+_LONGEST_PAUSE_S = 60.0  # between two tries of a policy that was refused: loading a model is work
+_GRACE = 1.5
+_WARM_UP = PromptContext(n=3, query="brown rice", session=("rice",))
+_WARM_UP_TASK = "suggest"
+
+
+class ServedPolicy:
+    """A policy, and the engine that writes with it. `problem`: why the engine cannot, though it runs."""
+
+    def __init__(self, policy: Policy, lease: EngineLease, *, prompt_tokens: int) -> None:
+        self.policy = policy
+        self._prompt_tokens = prompt_tokens
+        self.problem: str | None = None
+        self._lease = lease
+        self._proving: asyncio.Task[None] | None = None
+
+    @property
+    def version(self) -> str:
+        """The version of the policy."""
+        return self.policy.version
+
+    @property
+    def engine(self) -> Engine:
+        """What generates; every call passes the policy's adapter."""
+        return self._lease.engine
+
+    @property
+    def engine_state(self) -> EngineState:
+        """What the engine is doing."""
+        return self._lease.engine.state
+
+    async def prove(self, task: str, timeout_s: float) -> None:
+        """Return when the engine has generated with this policy, for which it loads the adapter.
+
+        Raises:
+            EngineError: It cannot.
+        """
+        await self._lease.engine.wait_ready(timeout_s, patient=False)
+        rendered = get_task(_WARM_UP_TASK if task == ANY_TASK else task).render(
+            _WARM_UP, self.policy.tokenizer, budget=self._prompt_tokens
+        )
+        prompt, sampling = rendered.token_ids[: self._prompt_tokens], Sampling(max_tokens=4, temperature=0.0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.engine.generate(f"warm-{new_id()}", prompt, sampling, self.policy.adapter)
+        except TimeoutError:
+            raise EngineUnavailable(
+                f"The engine gave nothing for {self.version} within {timeout_s:g} s. Usually it is overloaded; the "
+                "policy is tried again."
+            ) from None
+
+    def prove_later(self, task: str, timeout_s: float) -> None:
+        """Prove it as soon as its engine is ready; `problem` says what came out."""
+        self._proving = asyncio.create_task(self._prove_when_ready(task, timeout_s))
+
+    async def _prove_when_ready(self, task: str, timeout_s: float) -> None:
+        while True:
+            try:
+                await self._lease.engine.wait_ready(timeout_s)
+                await self.prove(task, timeout_s)
+                return
+            except EngineUnavailable:
+                await asyncio.sleep(1.0)  # its supervisor starts it again
+            except NextQueryError as error:
+                self.problem = f"{self.version}: {error}"
+                _LOG.error("The policy in service cannot write: %s", self.problem)
+                return
+
+    async def close(self) -> None:
+        """Give its engine back."""
+        if self._proving is not None:
+            self._proving.cancel()
+        await self._lease.close()
+
+
+class Policies:
+    """The champions among policies, by the task that they are champion of; "*" stands for all without their own.
+
+    `newest`: for each of those tasks, the version of its champion and how to open it. `longest_request_s`: an old one
+    is kept longer than that, for the requests that it has.
+    """
+
+    def __init__(
+        self, newest: Mapping[str, Newest[ServedPolicy]], *, refresh_s: float = 3.0, longest_request_s: float = 10.0
+    ) -> None:
+        after_s = _GRACE * longest_request_s
+        self._champions = {
+            task: KeptChampion(
+                f"The policy for {task}", looked_for, longest_pause_s=_LONGEST_PAUSE_S, close_after_s=after_s
+            )
+            for task, looked_for in newest.items()
+        }
+        self._refresh_s = refresh_s
+
+    def of(self, task: str) -> ServedPolicy | None:
+        """What writes lists of `task`, None where there is none. Read it once for a request, which may outlast it."""
+        for name in (task, ANY_TASK):
+            if name in self._champions and (served := self._champions[name].now):
+                return served
+        return None
+
+    @property
+    def in_service(self) -> dict[str, ServedPolicy]:
+        """What writes for each task that has its own; "*" is all others."""
+        return {task: kept.now for task, kept in self._champions.items() if kept.now}
+
+    @property
+    def problem(self) -> str | None:
+        """Why a newer policy is not taken up."""
+        return " ".join(dict.fromkeys(kept.problem for kept in self._champions.values() if kept.problem)) or None
+
+    async def refresh(self, task: str) -> None:
+        """Take up the champion of `task` where it is not yet in service."""
+        await self._champions[task].refresh()
+
+    async def keep_fresh(self) -> None:
+        """Look for new champions for ever; whatever goes wrong, those in service stay. No task waits for another."""
+        await asyncio.gather(*map(self._keep_fresh, self._champions))
+
+    async def _keep_fresh(self, task: str) -> None:
+        while True:
+            await self.refresh(task)
+            await asyncio.sleep(self._refresh_s)
+
+    async def close(self) -> None:
+        """Let go of all policies and their engines."""
+        await asyncio.gather(*(kept.close() for kept in self._champions.values()))
+
+
+async def open_policy(
+    reference: str | Path, task: str, engines: EnginePool, *, prompt_tokens: int, timeout_s: float, proven: bool
+) -> ServedPolicy:
+    """The policy in a directory, to write lists of `task` ("*" is all), on the engine of its model.
+
+    `proven`: it has generated when it is returned. Else its engine may still be starting.
+
+    Raises:
+        ArtifactError: It is damaged, of another prompt, or without its base.
+        EngineError: The engine cannot start, or cannot write with it, or not within `timeout_s`.
+    """
+    policy = await asyncio.to_thread(load_policy, reference)
+    lease = await engines.lease(policy.model_directory, policy.adapter)
+    served = ServedPolicy(policy, lease, prompt_tokens=prompt_tokens)
+    if engines.off:
+        return served
+    if not proven:
+        served.prove_later(task, timeout_s)
+        return served
+    try:
+        await served.prove(task, timeout_s)
+    except BaseException:
+        await served.close()
+        raise
+    return served
