@@ -117,11 +117,12 @@ def promote(
     from service.contract import registry
     from service.contract.fence import parse_fence
 
-    job = parse_fence(fence) if fence else None
+    job, directory = parse_fence(fence) if fence else None, Path(version)
+    is_directory = directory.is_dir()
 
     async def put_in_front(engine: "AsyncEngine") -> Any:
-        if Path(version).is_dir():
-            model = await _register_policy(engine, Path(version), task or registry.ANY_TASK)
+        if is_directory:
+            model = await _register_policy(engine, directory, task or registry.ANY_TASK)
         else:
             model = await registry.show(engine, version)
             if model.kind == "policy":

@@ -111,6 +111,66 @@ def train_preferences(
         _say({**told, **outcome.metrics}, as_json)
 
 
+@app.command("align")
+def align_policy(
+    task: Annotated[str, typer.Option(help="The task to align for.")],
+    snapshot: Annotated[Path, typer.Option(help="The log that prompts come from.")],
+    search_predictor: Annotated[Path, typer.Option(help="The click predictor that the search maximises.")],
+    judge_predictor: Annotated[Path, typer.Option(help="One of other days and another seed, that judges the rounds.")],
+    policy: Annotated[Path, typer.Option(help="The policy to go on from.")],
+    output: Annotated[Path, typer.Option(help="Round k is published as OUTPUT-rk; beside the policy's base.")],
+    work: Work = Path(".data/train/align"),
+    version: Annotated[str, typer.Option(help="Name of the rounds: round k is VERSION-rk.")] = "aligned-1",
+    method: Annotated[str, typer.Option(help="A file in trainer/methods: dpo or sft.")] = "dpo",
+    reference: Annotated[str, typer.Option(help="What DPO keeps near to: previous or sft.")] = "previous",
+    prompts: Annotated[int, typer.Option(help="Prompts of a round, of the days before the last.", min=1)] = 300,
+    test_prompts: Annotated[int, typer.Option(help="Prompts of the last day that AEC is measured on.", min=1)] = 300,
+    prompt_days: Annotated[int, typer.Option(help="Days before the last that prompts come from.", min=1)] = 7,
+    max_rounds: Annotated[int, typer.Option(min=1)] = 3,
+    delta: Annotated[float, typer.Option(help="Stop when the judge's AEC grows by less than this share.")] = 0.01,
+    overlap: Annotated[str, typer.Option(help="The judge of overlap: embedding, openai_http or none.")] = "embedding",
+    learning_rate: Annotated[float | None, typer.Option(show_default="the method's own")] = None,
+    lora_rank: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains every weight.")] = 16,
+    epochs: Annotated[float, typer.Option(help="Passes over the pairs of a round.", min=0.01)] = 1.0,
+    engine: Annotated[str, typer.Option(help="auto, vllm_local or transformers_local.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of prompts, samples and training.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Align a policy to a click predictor, round after round (GQR Algorithm 1)."""
+    from trainer.align import Alignment, run_alignment
+    from trainer.candidates import SearchConfig
+    from trainer.methods import MethodConfig
+    from trainer.rounds import RoundsConfig
+
+    wanted = Alignment(
+        task=task,
+        snapshot=snapshot,
+        search_predictor=search_predictor,
+        judge_predictor=judge_predictor,
+        policy=policy,
+        output=output,
+        work=work,
+        version=version,
+        prompts=prompts,
+        test_prompts=test_prompts,
+        prompt_days=prompt_days,
+        overlap=None if overlap == "none" else overlap,
+        engine=engine,
+        seed=seed,
+        rounds=RoundsConfig(
+            method=method,
+            reference=reference,
+            delta=delta,
+            max_rounds=max_rounds,
+            search=SearchConfig(seed=seed),
+            training=MethodConfig(
+                seed=seed, learning_rate=learning_rate, lora_rank=lora_rank, lora_alpha=2 * lora_rank, epochs=epochs
+            ),
+        ),
+    )
+    _say(run_alignment(wanted, quiet=as_json), as_json)
+
+
 @app.command("base")
 def train_base(
     output: Annotated[Path, typer.Option(help="Where the base policy appears; nothing may be there yet.")],

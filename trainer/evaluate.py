@@ -64,7 +64,7 @@ async def evaluate(
         sampling = Sampling(max_tokens=_MAX_TOKENS, seed=number, stop_token_ids=tokenizer.eos_ids, **decoding)
         async with gate:
             asked = time.monotonic()
-            [completion] = await engine.generate(f"evaluate-{number}", prompt.token_ids, sampling)
+            [completion] = await engine.generate(f"evaluate-{number}", prompt.token_ids, sampling, policy.adapter)
         text, latency_ms = tokenizer.decode(completion.token_ids), 1000 * (time.monotonic() - asked)
         return Written(example, text, completion.finish_reason == "stop", latency_ms)
 

@@ -193,7 +193,7 @@ class Measured:
 
 async def measure(policy: Policy, engine_name: str) -> Measured:
     """Ask a policy for every list of the evaluation."""
-    engine = create_engine(engine_name, policy.directory, Settings())
+    engine = create_engine(engine_name, policy.model_directory, Settings())
     await engine.start()
     try:
         queries = unseen_queries(held_out=_HELD_OUT, made_up=_MADE_UP)

@@ -27,8 +27,8 @@ from tests.trainer.known_policy import (
     words_of_topic,
 )
 from trainer.candidates import Candidates, CandidateSearch, SearchConfig
+from trainer.candidates.query_sampler import seed_of
 from trainer.prompts import AlignmentPrompt, prompt_of
-from trainer.query_sampler import seed_of
 
 PLAIN = SearchConfig(near_duplicate=None)
 RICE, TEA = (prompt_of("suggest", PromptContext(n=3, query=topic)) for topic in ("rice", "tea"))

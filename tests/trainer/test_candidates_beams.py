@@ -3,7 +3,7 @@
 import pytest
 
 from ctr.predictor import Reward
-from trainer.beams import Beam, lowest, overlap, select
+from trainer.candidates.beams import Beam, lowest, overlap, select
 
 
 def beam(*queries: str, reward: float) -> Beam:

@@ -155,7 +155,7 @@ def test_ray_actors_find_the_same(tmp_path, monkeypatch):
 
     import ray
 
-    from trainer.candidates_ray import search_with_ray
+    from trainer.candidates.on_ray import search_with_ray
 
     async def make() -> CandidateSearch:
         from tests.trainer.test_candidates_files import search

@@ -47,7 +47,8 @@ def written_by(engine: Engine, policy: Policy) -> Lister:
         prompt = task.render(scene.context, tokenizer, budget=PROMPT_BUDGET)
         seed = rng.getrandbits(31)
         sampling = Sampling(max_tokens=_MAX_TOKENS, seed=seed, stop_token_ids=tokenizer.eos_ids, **decoding)
-        [completion] = await engine.generate(f"simulate-{rng.getrandbits(60)}", prompt.token_ids, sampling)
+        name = f"simulate-{rng.getrandbits(60)}"
+        [completion] = await engine.generate(name, prompt.token_ids, sampling, policy.adapter)
         text = tokenizer.decode(completion.token_ids)
         parsed = task.parse(text, n=scene.context.n, separator=tokenizer.format.separator)
         return Shown(

@@ -10,11 +10,11 @@ from service.contract.errors import ArtifactError
 from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 from tests.trainer.methods.conftest import pair_rows, write_pairs
+from trainer.candidates.scored_lists import ScoredList
 from trainer.methods.pairs import read_pairs
 from trainer.preferences import Pair
 from trainer.preferences import write_pairs as write_made_pairs
 from trainer.prompts import prompt_of
-from trainer.scored_lists import ScoredList
 
 
 def test_a_pair_has_the_ids_that_serving_would_render(base_policy, tmp_path):

@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import count
 from typing import Any, TypeVar, cast
 
-from service.contract.engine import Adapter, Completion, Engine, Sampling
+from service.contract.engine import Completion, Engine, Sampling
 from service.contract.policy import Policy
 from service.contract.prompt import UnifiedTask
 from service.contract.tasks import get_task
@@ -79,7 +79,7 @@ class QuerySampler:
         """`prompt_tokens`: budget of a prompt. `at_once`: most requests in flight."""
         self.busy = Stopwatch()
         self._policy, self._engine, self._tally = policy, engine, tally
-        self._adapter: Adapter | None = getattr(policy, "adapter", None)
+        self._adapter = policy.adapter
         self._prompt_tokens = prompt_tokens
         self._gate = asyncio.Semaphore(at_once)
         self._name, self._numbers = uuid.uuid4().hex, count()

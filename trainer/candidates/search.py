@@ -20,25 +20,14 @@ from service.contract.policy import Policy
 from service.contract.progress import Report
 from service.contract.query_text import match_key
 from service.contract.tasks import get_task
-from trainer.beams import Beam, lowest, select
-from trainer.click_reward import ClickReward
+from trainer.candidates.beams import Beam, lowest, select
+from trainer.candidates.click_reward import ClickReward
+from trainer.candidates.config import SearchConfig
+from trainer.candidates.near_duplicates import Similar, new_ones
+from trainer.candidates.query_sampler import Next, QuerySampler, Response, Stopwatch, all_of, both, seed_of
+from trainer.candidates.scored_lists import Candidates, ScoredList, Shards, to_parquet
 from trainer.encoding import PROMPT_BUDGET
-from trainer.near_duplicates import Similar, new_ones
 from trainer.prompts import AlignmentPrompt
-from trainer.query_sampler import Next, QuerySampler, Response, Stopwatch, all_of, both, seed_of
-from trainer.scored_lists import Candidates, ScoredList, Shards, read_candidates, to_parquet
-from trainer.search_config import SearchConfig
-
-__all__ = [
-    "CandidateSearch",
-    "Candidates",
-    "ScoredList",
-    "SearchConfig",
-    "SearchReport",
-    "Similar",
-    "identity_of",
-    "read_candidates",
-]
 
 _SHARDS_AT_ONCE = 2  # while the lists of one are scored, the engine writes for the other
 

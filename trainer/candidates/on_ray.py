@@ -11,8 +11,8 @@ from typing import Any
 
 from service.contract.errors import ConfigurationError
 from trainer.candidates import CandidateSearch
+from trainer.candidates.scored_lists import Shards, to_parquet
 from trainer.prompts import AlignmentPrompt
-from trainer.scored_lists import Shards, to_parquet
 
 Make = Callable[[], Awaitable[CandidateSearch]]
 

@@ -1,0 +1,128 @@
+"""Aligns the policy of one task from files to files: a snapshot and two predictors in, published rounds and figures out.
+
+It knows no database; who publishes registers what came out.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ctr.predictor import open_predictor
+from service.contract.errors import ConfigurationError
+from service.contract.policy import load_policy
+from service.contract.progress import reporter
+from service.contract.settings import Settings
+from service.contract.snapshot import Snapshot, open_snapshot
+from service.engines import create_engine
+from trainer.judges import get_judge
+from trainer.judges.embedding import Embedder
+from trainer.prompts import AlignmentPrompt, prompts_of
+from trainer.rounds import JUDGES, Engines, Round, Rounds, RoundsConfig, taken
+
+_CONTEXT_TOKENS = 1024  # the longest prompt, and the longest list after it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """What to align. `prompts` of the `prompt_days` before the last day of the snapshot; `test_prompts` of the last day."""
+
+    task: str
+    snapshot: Path
+    search_predictor: Path
+    judge_predictor: Path
+    policy: Path
+    output: Path
+    work: Path
+    version: str
+    prompts: int
+    test_prompts: int
+    prompt_days: int
+    overlap: str | None
+    engine: str
+    seed: int
+    rounds: RoundsConfig
+
+
+def run_alignment(wanted: Alignment, *, quiet: bool = False) -> dict[str, Any]:
+    """Align, or go on with what a killed run left. Returns the version to take, and every round's figures.
+
+    The version is that of the policy itself where no round was a gain.
+
+    Raises:
+        ConfigurationError: The snapshot has too few days, no pair survives, or the predictors are one and the same.
+        ArtifactError: A predictor or policy cannot be trusted, or training failed.
+    """
+    policy = load_policy(wanted.policy)
+    sft = policy if policy.adapter is None else load_policy(policy.model_directory)
+    searching, judging = open_predictor(wanted.search_predictor), open_predictor(wanted.judge_predictor)
+    if searching.sha256 == judging.sha256:
+        raise ConfigurationError(
+            f"{wanted.search_predictor} would search and judge: what the search exploits of it would count as a gain. "
+            "Train a second predictor on other days with another seed."
+        )
+    learnt, tested = _prompts(open_snapshot(wanted.snapshot), wanted)
+    settings = Settings(engine_context_tokens=_CONTEXT_TOKENS)
+    engines = Engines(lambda directory: create_engine(wanted.engine, directory, settings))
+    rounds = Rounds(
+        engines,
+        searching,
+        judging,
+        similar=Embedder() if wanted.rounds.search.near_duplicate is not None else None,
+        overlap=get_judge(wanted.overlap, settings) if wanted.overlap else None,
+        config=wanted.rounds,
+        quiet=quiet,
+    )
+
+    async def run() -> list[Round]:
+        try:
+            wanted.work.mkdir(parents=True, exist_ok=True)
+            report = reporter(wanted.work / "progress.jsonl", quiet=quiet)
+            return await rounds.align(
+                policy,
+                sft,
+                learnt,
+                tested,
+                version=wanted.version,
+                output=wanted.output.parent,
+                work=wanted.work,
+                report=report,
+            )
+        finally:
+            await engines.close()
+
+    return _told(asyncio.run(run()))
+
+
+def _prompts(snapshot: Snapshot, wanted: Alignment) -> tuple[list[AlignmentPrompt], list[AlignmentPrompt]]:
+    """Prompts to learn from, and prompts of the last day, none of which is among the former."""
+    days = list(snapshot.files("impressions"))
+    if len(days) < 2:
+        raise ConfigurationError(
+            f"{snapshot.directory} has lists on {len(days)} days, and alignment needs two: prompts of some to learn from, "
+            "and those of the last to measure on. Take a longer snapshot."
+        )
+    tested = prompts_of(snapshot, wanted.task, days[-1:], most=wanted.test_prompts, seed=wanted.seed)
+    known = {prompt.prompt_id for prompt in tested}
+    earlier = days[-1 - wanted.prompt_days : -1]
+    learnt = prompts_of(snapshot, wanted.task, earlier, most=wanted.prompts + len(known), seed=wanted.seed)
+    return [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts], tested
+
+
+def _told(rounds: Sequence[Round]) -> dict[str, Any]:
+    first, best = rounds[0].assessment, taken(rounds)
+    now = best.assessment
+    return {
+        "version": best.version,
+        "directory": best.directory,
+        "rounds": [asdict(each) for each in rounds],
+        "metrics": {
+            **{f"aec_{name}": value for name, value in now.aec.items()},
+            "aec_judge_before": first.aec[JUDGES],
+            "parse_failures": now.parse_failures,
+            "duplicate_share": now.duplicate_share,
+            "length_ratio": now.mean_tokens / first.mean_tokens,
+            "rounds": best.number,
+        },
+    }

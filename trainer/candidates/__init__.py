@@ -1,0 +1,17 @@
+"""Lists to prefer and lists to avoid, found by query-level beam search under a click predictor (GQR Algorithm 1)."""
+
+from trainer.candidates.config import SearchConfig
+from trainer.candidates.near_duplicates import Similar
+from trainer.candidates.scored_lists import Candidates, ScoredList, read_candidates
+from trainer.candidates.search import CandidateSearch, SearchReport, identity_of
+
+__all__ = [
+    "CandidateSearch",
+    "Candidates",
+    "ScoredList",
+    "SearchConfig",
+    "SearchReport",
+    "Similar",
+    "identity_of",
+    "read_candidates",
+]
