@@ -24,7 +24,7 @@ from service.contract.progress import Report
 from trainer.assess import Assessment, assess, write
 from trainer.candidates import CandidateSearch, SearchConfig, read_candidates
 from trainer.judges import OverlapJudge, Similar
-from trainer.methods import MethodConfig, align
+from trainer.methods import MethodConfig, Outcome, align
 from trainer.preferences import make_pairs, write_pairs
 from trainer.prompts import AlignmentPrompt
 
@@ -88,8 +88,11 @@ class Rounds:
         similar: Similar | None,
         overlap: OverlapJudge | None,
         config: RoundsConfig,
+        train: Callable[..., Outcome] = align,
         quiet: bool = False,
     ) -> None:
+        """`train`: as `trainer.methods.align`."""
+        self._align = train
         self._quiet = quiet
         self._engines = engines
         self._search_predictor = search_predictor
@@ -199,7 +202,7 @@ class Rounds:
     def _train(self, policy: Policy, sft: Policy, place: Path, directory: Path) -> dict[str, Any]:
         if directory.exists():  # published before the run was killed
             return dict(verify(directory)["training"]["figures"])
-        outcome = align(
+        outcome = self._align(
             self._config.method,
             place / "pairs.parquet",
             policy=policy,
