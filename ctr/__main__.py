@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Learn from t
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and no progress.")]
 SnapshotDir = Annotated[Path, typer.Option(help="The snapshot to learn from.")]
 Task = Annotated[str, typer.Option(help="The task to predict clicks for; * is all.")]
-Days = Annotated[int, typer.Option(help="Days of the window, of which the last two stop and calibrate.", min=3)]
+Days = Annotated[int, typer.Option(help="Days of the window, of which the last three stop and calibrate.", min=3)]
 TestDays = Annotated[int, typer.Option(help="Days after the window to measure on; at most a third of all.", min=1)]
 Work = Annotated[Path | None, typer.Option(help="Holds runs that are under way.", show_default="in the data directory")]
 

@@ -36,6 +36,7 @@ from ctr.calibrate import fit_platt
 from ctr.dataset import DataConfig, Dataset, build_dataset
 from ctr.evaluate import OURS, Evaluation, evaluate
 from ctr.features import Variant, layout_for
+from ctr.merge import distinct
 from ctr.model import ClickModel
 from ctr.predictor import KIND, load_verified, refuse_unfit
 from ctr.publish import write_draft
@@ -147,9 +148,11 @@ def evaluate_published(snapshot: Snapshot, directory: Path, config: DataConfig, 
 
 def logits_of(model: Any, tokenizer: Any, rows: Rows) -> NDArray[np.float32]:
     """Logits of rows with sampling undone: log(keep_share) is added, (R,)."""
-    layout = layout_for(tokenizer, Variant(model.config.variant), model.config.positions)
-    shift = np.float32(np.log(model.config.keep_share))
-    return score_rows(model, rows.lists, rows.first, rows.position, layout) + shift
+    variant = Variant(model.config.variant)
+    layout = layout_for(tokenizer, variant, model.config.positions)
+    first, number = distinct(rows, variant)  # a list that many people saw is scored once
+    logits = score_rows(model, rows.lists, rows.first[first], np.asarray(rows.position)[first], layout)
+    return logits[number] + np.float32(np.log(model.config.keep_share))
 
 
 def _predictions(data: Dataset, baselines: Sequence[Baseline]) -> dict[str, NDArray[np.float64]]:

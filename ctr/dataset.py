@@ -5,7 +5,7 @@ removes it after training.
 
     train          the first days of the window: weighted and down-sampled as below
     validation     the day after: decides when training stops
-    calibration    the last day of the window: Platt's two numbers
+    calibration    the last two days of the window, the last one of a short window: Platt's two numbers
     test           days after the window, as many as there are, up to `test_days`: nothing is learnt from them
 
 Down-sampling keeps every list with a click and `keep_share` of those without; the hash of the impression's id decides.
@@ -46,11 +46,16 @@ _EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """What the predictor learns from. `days`: of the window; `test_days`: after it, at most a third of all there are."""
+    """What the predictor learns from.
+
+    `days`: of the window, of which the last `calibration_days`, at most a fifth, calibrate; `test_days`: after it, at
+    most a third of all there are.
+    """
 
     task: str
     days: int = 14
     test_days: int = 7
+    calibration_days: int = 2
     keep_share: float = 1.0
     most_lists: int = 50
 
@@ -110,10 +115,12 @@ def split_days(days: Sequence[date], config: DataConfig) -> dict[str, list[date]
         )
     tested = min(config.test_days, max(1, len(days) // 3))
     window = list(days[:-tested])[-max(3, config.days) :]
+    calibrated = max(1, min(config.calibration_days, len(window) // 5))
+    until = len(window) - calibrated
     return {
-        "train": window[:-2],
-        "validation": window[-2:-1],
-        "calibration": window[-1:],
+        "train": window[: until - 1],
+        "validation": window[until - 1 : until],
+        "calibration": window[until:],
         "test": list(days[-tested:]),
     }
 

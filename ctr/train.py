@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ctr.dataset import Dataset
 from ctr.features import Ints, Layout, Variant, compose, layout_for, row_lengths
+from ctr.merge import distinct, merged
 from ctr.metrics import logloss
 from ctr.model import ClickModel, from_scratch, from_start
 from ctr.rows import Rows
@@ -30,6 +31,8 @@ from service.contract.progress import reporter
 _STATE = "state.pt"
 _BUCKETED = 50  # batches that are sorted by length together
 _REPORT_STEPS = 20
+_FEWEST_STEPS = 500
+_WORD_PACE, _WORD_EPSILON = 5.0, 2e-5  # about the size of the gradient of a word that one row in a hundred has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class TrainConfig:
     """How a click model is trained.
 
     Attributes:
+        epochs: passes over the distinct rows (see `ctr/merge.py`).
         backbone, size: of a model from scratch, where `start` is None.
         start: a trained encoder by path or hub id.
         learning_rate: None means 5e-4 from scratch, 3e-5 from a trained encoder.
@@ -88,15 +92,15 @@ def train(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
-    rows, layout = data.train, layout_for(tokenizer, config.variant, data.positions)
+    rows, layout = merged(data.train, config.variant), layout_for(tokenizer, config.variant, data.positions)
     model = _new_model(data, tokenizer, config).to(device)
     used = used_tokens((data.train.lists.tokens, data.validation.lists.tokens), layout, len(tokenizer))
     narrow(model, used)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate_of(config), fused=True)
+    optimizer = torch.optim.Adam(_groups(model, config), fused=True)
     state = _load_state(work, model, optimizer, device)
-    steps_per_epoch = math.ceil(len(rows) / config.batch_size)
-    total = config.epochs * steps_per_epoch
-    check_every = max(1, steps_per_epoch // config.checks_per_epoch)
+    total = _steps(len(rows), len(data.train), config)
+    validation = _Validation(data.validation, layout, config)
+    check_every = max(1, total // (config.epochs * config.checks_per_epoch))
     in_bfloat16 = device == "cuda" or computes_in_bfloat16()
     precision = torch.autocast(device, torch.bfloat16) if in_bfloat16 else nullcontext()
     report, saved_at = reporter(work / "metrics.jsonl", quiet=quiet), time.monotonic()
@@ -110,7 +114,7 @@ def train(
             torch.from_numpy(each[chosen].astype(np.float32)).to(device) for each in (rows.label, rows.weight)
         )
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_of(config) * _schedule(state["step"] / total, config.warmup_share)
+            group["lr"] = group["highest"] * _schedule(state["step"] / total, config.warmup_share)
         with precision:
             logits = model(*to_tensors(batch, device))
         loss = binary_cross_entropy_with_logits(logits, labels, weight=weights)  # GQR eq. 5
@@ -121,7 +125,7 @@ def train(
 
         state["step"] += 1
         if state["step"] % check_every == 0 or state["step"] == total:
-            _check(model, data, layout, config, state)
+            validation.look(model, data.train.keep_share, state)
         if state["step"] % _REPORT_STEPS == 0 or state["step"] == total:
             figures = {"step": state["step"], "loss": loss.item()}
             if state["best"] is not None:
@@ -152,10 +156,29 @@ def _new_model(data: Dataset, tokenizer: Any, config: TrainConfig) -> ClickModel
         model = from_start(config.start, tokenizer, **facts)
     else:
         model = from_scratch(config.backbone, config.size, tokenizer, **facts)
-    clicks, shown = (float(np.sum(data.train.weight[:], where=data.train.label[:] >= k)) for k in (1, 0))
+    rate = float(np.average(data.train.label[:], weights=data.train.weight[:]))
     with torch.no_grad():
-        model.mlp[-1].bias.fill_(math.log(clicks / (shown - clicks)))  # begins at the click rate
+        model.mlp[-1].bias.fill_(math.log(rate / (1.0 - rate)))  # begins at the click rate
     return model
+
+
+def _steps(distinct: int, rows: int, config: TrainConfig) -> int:
+    """Steps of all epochs over the distinct rows; a log of few gets more, as many as its rows unmerged at most."""
+    of_distinct, of_rows = (config.epochs * math.ceil(n / config.batch_size) for n in (distinct, rows))
+    return max(of_distinct, min(_FEWEST_STEPS, of_rows))
+
+
+def _groups(model: ClickModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """What Adam moves, and how fast. From scratch, words have an epsilon of the size of their gradients.
+
+    Adam divides by the size of recent gradients, which is next to nothing for a rare word: each of its few clicks would
+    move it thirty times as far as one click moves a common word, and rare words would be learnt by heart.
+    """
+    words = model.backbone.get_input_embeddings().weight
+    others = [each for each in model.parameters() if each is not words]
+    rate = learning_rate_of(config)
+    of_words = {"highest": rate, "lr": rate} if config.start else {"highest": _WORD_PACE * rate, "eps": _WORD_EPSILON}
+    return [{"params": others, "highest": rate, "lr": rate}, {"params": [words], "lr": rate, **of_words}]
 
 
 def _schedule(done: float, warmup_share: float) -> float:
@@ -188,25 +211,35 @@ def _by_length(
     return [batches[number] for number in mixed.permutation(len(batches))]
 
 
-def _check(model: ClickModel, data: Dataset, layout: Layout, config: TrainConfig, state: dict[str, Any]) -> None:
-    """Look at the validation day; keep the weights where its logloss is the lowest so far."""
-    rows = data.validation
-    chosen = np.arange(len(rows))
-    if len(rows) > config.validation_rows:
-        chosen = np.sort(np.random.default_rng(config.seed).choice(len(rows), config.validation_rows, replace=False))
-    first, position = rows.list_first[rows.row_list[chosen]], rows.position[chosen]
-    logits = score_rows(model, rows.lists, first, position, layout) + math.log(data.train.keep_share)
-    found = logloss(rows.label[chosen], 1 / (1 + np.exp(-logits.astype(np.float64))))
-    if not math.isfinite(found):
-        raise ArtifactError(
-            "The weights of the click model became NaN in training. Usually the learning rate is too high: train anew "
-            "with a lower --learning-rate."
-        )
-    if found < state["best_loss"]:
-        best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        state.update(best_loss=found, best=best, unimproved=0)
-    else:
-        state["unimproved"] += 1
+class _Validation:
+    """The rows of the validation day that are looked at; those a model cannot tell apart are scored once."""
+
+    def __init__(self, rows: Rows, layout: Layout, config: TrainConfig) -> None:
+        chosen = np.arange(len(rows))
+        if len(rows) > config.validation_rows:
+            random = np.random.default_rng(config.seed)
+            chosen = np.sort(random.choice(len(rows), config.validation_rows, replace=False))
+        first, number = distinct(rows, config.variant)
+        of, self._place = np.unique(number[chosen], return_inverse=True)
+        self._lists, self._layout = rows.lists, layout
+        self._first, self._position = rows.first[first[of]], np.asarray(rows.position)[first[of]]
+        self._labels = np.asarray(rows.label)[chosen]
+
+    def look(self, model: ClickModel, keep_share: float, state: dict[str, Any]) -> None:
+        """Measure the logloss, sampling undone; keep the weights where it is the lowest so far."""
+        logits = score_rows(model, self._lists, self._first, self._position, self._layout)[self._place]
+        shifted = logits.astype(np.float64) + math.log(keep_share)
+        found = logloss(self._labels, 1 / (1 + np.exp(-shifted)))
+        if not math.isfinite(found):
+            raise ArtifactError(
+                "The weights of the click model became NaN in training. Usually the learning rate is too high: train "
+                "anew with a lower --learning-rate."
+            )
+        if found < state["best_loss"]:
+            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            state.update(best_loss=found, best=best, unimproved=0)
+        else:
+            state["unimproved"] += 1
 
 
 def _save_state(work: Path, model: ClickModel, optimizer: Any, state: dict[str, Any]) -> None:

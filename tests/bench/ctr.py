@@ -66,11 +66,12 @@ class Log:
 
 
 TABLE = {
-    "suggest": Log("suggest", 30_000, 4, epochs=2),
-    "snippets": Log("snippets", 30_000, 6, epochs=1),
-    "hint": Log("hint", 30_000, 4, epochs=4),
+    "suggest": Log("suggest", 30_000, 4, epochs=3),
+    "snippets": Log("snippets", 30_000, 6, epochs=3),
+    "hint": Log("hint", 30_000, 4, epochs=6),
 }
-LARGE = Log("suggest", 200_000, 12, epochs=2)
+LARGE = Log("suggest", 200_000, 8, epochs=3)
+BATCH = {"suggest": 64, "snippets": 64, "hint": 64}
 
 
 def _bars() -> list[Bar]:

@@ -164,9 +164,9 @@ def test_days_are_split_by_time():
 
     parts = split_days(days, SUGGEST)
 
-    # Of 30 days the last 7 test; of the 14 before them the last calibrates, the last but one validates.
+    # Of 30 days the last 7 test; of the 14 before them the last two calibrate, the one before validates.
     assert parts == {
-        "train": days[9:21], "validation": days[21:22], "calibration": days[22:23], "test": days[23:],
+        "train": days[9:20], "validation": days[20:21], "calibration": days[21:23], "test": days[23:],
     }  # fmt: skip
 
 
