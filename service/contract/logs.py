@@ -57,7 +57,7 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         for name, value in record.__dict__.items():
-            if name not in _STANDARD:
+            if name not in _STANDARD and not name.startswith("_"):  # Ray puts its own there
                 fields[name] = _BLANKED if name in _PERSONAL else value
         if record.exc_info:
             fields["exc_info"] = self.formatException(record.exc_info)

@@ -130,6 +130,7 @@ async def test_the_pages_have_the_strict_headers(open_api: OpenApi, engine: Asyn
             assert headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.slow
 async def test_progress_moves_on_the_open_page_until_the_run_ends(tmp_path: Path) -> None:
     with running(tmp_path) as service:
         engine = db.create(service.database_url, TIMEOUTS)

@@ -79,7 +79,7 @@ def test_a_policy_is_promoted_by_its_directory_and_rolled_back(ask, tmp_path):
 
     assert [code for code, _, _ in (*promoted, back, by_version)] == [0] * 4
     assert [json.loads(out)["version"] for _, out, _ in (*promoted, back)] == ["first", "second", "first"]
-    assert by_version[1].strip() == "second is the policy for '*', in the place of first."
+    assert by_version[1].strip() == "second is the policy for *, in the place of first."
 
 
 def test_a_stale_job_or_a_second_thought_too_late_is_a_sentence(ask, tmp_path):

@@ -27,6 +27,8 @@ from tests.trainer.jobs.test_nightly import WHOLE
 from trainer.jobs.lock import hold_lock
 from trainer.jobs.nightly import JOB
 
+pytestmark = pytest.mark.slow
+
 _STAGES = ["snapshot", "retrieval build", "ctr train", "train align", "train evaluate", "ctr publish"]
 _FREE_WITHIN_S = 1.0
 

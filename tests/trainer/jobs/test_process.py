@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -47,7 +48,9 @@ async def test_a_failure_has_its_exit_code_and_the_end_of_what_it_said(tmp_path:
 async def test_the_peak_memory_of_a_process_is_known_though_it_was_never_looked_at(tmp_path: Path) -> None:
     finished, _ = await run(tmp_path, "x = b'1' * 200_000_000; del x; print('{}')")
 
-    assert 190 < finished.peak_rss_mb < 400
+    # Linux counts what a process was before exec too, and that is its parent, here all of pytest.
+    own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert 190 < finished.peak_rss_mb < max(400, own_mb + 1)
 
 
 async def test_progress_is_the_newest_line_of_its_work_directory(tmp_path: Path) -> None:

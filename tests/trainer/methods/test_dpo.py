@@ -16,6 +16,8 @@ from trainer.methods.models import fresh
 from trainer.methods.pairs import read_pairs
 from trainer.methods.run import Run
 
+pytestmark = pytest.mark.slow
+
 QUICK = MethodConfig(batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2)
 LOGPROB_TOLERANCE = 1e-3  # of a whole list in float32; sums are taken in another order
 
