@@ -62,7 +62,20 @@ class Log:
     window: int
     people_a_list: int
     epochs: int
+    batch_size: int = 64
     size: str = "small"
+
+    def training(self, variant: Variant, backbone: str = "bert") -> TrainConfig:
+        """How a predictor is trained on it."""
+        return TrainConfig(
+            variant=variant,
+            backbone=backbone,
+            size=self.size,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            checks_per_epoch=2,
+            validation_rows=20_000,
+        )
 
 
 TABLE = {
@@ -70,8 +83,7 @@ TABLE = {
     "snippets": Log("snippets", 30_000, 6, epochs=3),
     "hint": Log("hint", 30_000, 4, epochs=6),
 }
-LARGE = Log("suggest", 200_000, 8, epochs=3)
-BATCH = {"suggest": 64, "snippets": 64, "hint": 64}
+LARGE = Log("suggest", 200_000, 8, epochs=3, batch_size=256)
 
 
 def _bars() -> list[Bar]:
@@ -120,7 +132,8 @@ def _cells() -> list[Cell]:
 def _about_s(log: Log) -> float:
     """What a cell takes on two cores: training, and writing its log where that is not there yet."""
     written_s = 0.0 if _place(log).exists() else 0.03 * log.window * DAYS / (DAYS - TEST_DAYS) / log.people_a_list
-    return written_s + 0.002 * log.window * log.epochs * get_task(log.task).default_n
+    rows = log.window * get_task(log.task).default_n
+    return written_s + 60.0 + 0.001 * rows * log.epochs / log.people_a_list + 0.0002 * rows
 
 
 def summary(values: dict[str, float]) -> dict[str, float]:
@@ -142,7 +155,7 @@ def _row(task: str, backbone: str, variant: Variant) -> dict[str, float]:
     """One row of Table 2: AUC with its interval, logloss and diff_ctr beside that of the true probabilities."""
     log = TABLE[task]
     data, truth = _data(log)
-    p = _predict(data, TrainConfig(variant=variant, backbone=backbone, size=log.size, epochs=log.epochs))
+    p = _predict(data, log.training(variant, backbone))
     measured = evaluate(data, {"ours": p, "truth": truth[:, 0]})
     low, high = auc_interval(data.test.label, p, data.test.row_list)
     found = {
@@ -163,7 +176,7 @@ def _large() -> dict[str, float]:
 
     data, truth = _data(LARGE)
     labels = np.asarray(data.test.label)
-    p = _predict(data, TrainConfig(variant=Variant.CTX, size=LARGE.size, epochs=LARGE.epochs))
+    p = _predict(data, LARGE.training(Variant.PID))
     methods = {"best": p, "expected": truth[:, 1]}
     for baseline in (Position(), HashedWords()):
         baseline.fit(data.train)
