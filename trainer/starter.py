@@ -28,7 +28,7 @@ from trainer.tokenizer import FORMAT, train_tokenizer
 
 # Without the penalties one list in five repeats a query; with more, long lists lose their separators.
 DECODING = Decoding(temperature=0.3, presence_penalty=2.0, frequency_penalty=0.2)
-_HELD_OUT, _MADE_UP = 350, 150
+_HELD_OUT, _MADE_UP, _KNOWN = 350, 150, 300
 _PURPOSES = {
     "base": "This is the base: it knows the language of queries and the prompt format, and is where fine-tuning starts.",
     "sft": "This is the fine-tuned policy, which nextquery serves until it has learned a better one from its own clicks.",
@@ -198,7 +198,7 @@ async def measure(policy: Policy, engine_name: str) -> Measured:
     try:
         queries = unseen_queries(held_out=_HELD_OUT, made_up=_MADE_UP)
         quality, unseen = await evaluate(engine, policy, queries)
-        _, named = await evaluate(engine, policy, known_names())
+        _, named = await evaluate(engine, policy, known_names(_KNOWN))
         _, samples = await evaluate(engine, policy, probe_examples())
     finally:
         await engine.close()

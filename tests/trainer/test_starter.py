@@ -25,6 +25,7 @@ def test_a_finished_starter_policy_is_never_overwritten(tmp_path):
 def test_one_call_makes_both_checkpoints_with_their_cards(tmp_path, monkeypatch):
     monkeypatch.setattr(starter, "_HELD_OUT", 2)
     monkeypatch.setattr(starter, "_MADE_UP", 1)
+    monkeypatch.setattr(starter, "_KNOWN", 3)
     config = StarterConfig(
         work=tmp_path / "work",
         destination=tmp_path / "starter",
