@@ -177,8 +177,8 @@ def _groups(model: ClickModel, config: TrainConfig) -> list[dict[str, Any]]:
     words = model.backbone.get_input_embeddings().weight
     others = [each for each in model.parameters() if each is not words]
     rate = learning_rate_of(config)
-    of_words = {"highest": rate, "lr": rate} if config.start else {"highest": _WORD_PACE * rate, "eps": _WORD_EPSILON}
-    return [{"params": others, "highest": rate, "lr": rate}, {"params": [words], "lr": rate, **of_words}]
+    of_words = {"highest": rate} if config.start else {"highest": _WORD_PACE * rate, "eps": _WORD_EPSILON}
+    return [{"params": others, "highest": rate}, {"params": [words], **of_words}]
 
 
 def _schedule(done: float, warmup_share: float) -> float:

@@ -17,7 +17,7 @@ from service.contract.settings import Settings
 from service.contract.snapshot import Snapshot, open_snapshot
 from service.engines import create_engine
 from trainer.judges import get_judge
-from trainer.judges.embedding import Embedder
+from trainer.judges.embedding import installed_embedder
 from trainer.prompts import AlignmentPrompt, prompts_of
 from trainer.rounds import JUDGES, Engines, Round, Rounds, RoundsConfig, taken
 
@@ -69,7 +69,7 @@ def run_alignment(wanted: Alignment, *, quiet: bool = False) -> dict[str, Any]:
         engines,
         searching,
         judging,
-        similar=Embedder() if wanted.rounds.search.near_duplicate is not None else None,
+        similar=installed_embedder() if wanted.rounds.search.near_duplicate is not None else None,
         overlap=get_judge(wanted.overlap, settings) if wanted.overlap else None,
         config=wanted.rounds,
         quiet=quiet,

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.contract.errors import ArtifactError, ConfigurationError
-from service.contract.logged_context import as_logged, from_log
+from service.contract.logged_context import as_whole, from_whole
 from trainer.candidates import Candidates, ScoredList
 from trainer.judges import OverlapJudge
 from trainer.prompts import AlignmentPrompt
@@ -212,7 +212,7 @@ def _row(pair: Pair) -> dict[str, Any]:
     row: dict[str, Any] = {
         "prompt_id": prompt.prompt_id,
         "task": prompt.task,
-        "context": _json({**as_logged(prompt.context), "query": prompt.context.query, "n": prompt.context.n}),
+        "context": _json(as_whole(prompt.context)),
     }
     for side, listed in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         row |= {side: listed.response, f"{side}_queries": list(listed.queries), f"{side}_texts": _json(listed.texts)}
@@ -221,8 +221,7 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 
 def _read(row: dict[str, Any]) -> Pair:
-    logged = json.loads(row["context"])
-    context = from_log(logged, query=logged["query"], n=logged["n"])
+    context = from_whole(json.loads(row["context"]))
     prompt = AlignmentPrompt(prompt_id=row["prompt_id"], task=row["task"], context=context)
     chosen, rejected = (
         ScoredList(

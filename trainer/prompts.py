@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from service.contract.errors import ConfigurationError
-from service.contract.logged_context import as_logged, from_log
+from service.contract.logged_context import as_whole, from_log
 from service.contract.snapshot import Snapshot
 from service.contract.tasks import get_task
 from service.contract.types import PromptContext
@@ -90,9 +90,5 @@ def _context(query: str | None, logged: str, n: int) -> PromptContext | None:
 
 
 def _digest(*parts: object) -> str:
-    values = [_plain(part) if isinstance(part, PromptContext) else part for part in parts]
+    values = [as_whole(part) if isinstance(part, PromptContext) else part for part in parts]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _plain(context: PromptContext) -> dict[str, object]:
-    return {**as_logged(context), "query": context.query, "n": context.n}

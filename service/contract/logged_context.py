@@ -41,6 +41,16 @@ def from_log(logged: Mapping[str, Any], *, query: str | None, n: int) -> PromptC
     )
 
 
+def as_whole(context: PromptContext) -> dict[str, Any]:
+    """The same with the typed query and the length of the list, where they have no columns."""
+    return {**as_logged(context), "query": context.query, "n": context.n}
+
+
+def from_whole(whole: Mapping[str, Any]) -> PromptContext:
+    """The context that `as_whole` wrote; raises as `from_log` does."""
+    return from_log(whole, query=whole["query"], n=whole["n"])
+
+
 def _texts(logged: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(text for text in logged.get(name, ()) if isinstance(text, str))
 

@@ -1,7 +1,6 @@
 """Lists to prefer and lists to avoid, found by query-level beam search under a click predictor (GQR Algorithm 1)."""
 
 from trainer.candidates.config import SearchConfig
-from trainer.candidates.near_duplicates import Similar
 from trainer.candidates.scored_lists import Candidates, ScoredList, read_candidates
 from trainer.candidates.search import CandidateSearch, SearchReport, identity_of
 
@@ -11,7 +10,6 @@ __all__ = [
     "ScoredList",
     "SearchConfig",
     "SearchReport",
-    "Similar",
     "identity_of",
     "read_candidates",
 ]

@@ -4,17 +4,11 @@ It knows nothing about which model makes the vectors.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Similar(Protocol):
-    """Whatever turns queries into vectors whose product is their likeness."""
-
-    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One unit vector a text, (N, D)."""
+from trainer.judges import Similar
 
 
 def new_ones(

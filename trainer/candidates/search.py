@@ -23,10 +23,11 @@ from service.contract.tasks import get_task
 from trainer.candidates.beams import Beam, lowest, select
 from trainer.candidates.click_reward import ClickReward
 from trainer.candidates.config import SearchConfig
-from trainer.candidates.near_duplicates import Similar, new_ones
+from trainer.candidates.near_duplicates import new_ones
 from trainer.candidates.query_sampler import Next, QuerySampler, Response, Stopwatch, all_of, both, seed_of
 from trainer.candidates.scored_lists import Candidates, ScoredList, Shards, to_parquet
 from trainer.encoding import PROMPT_BUDGET
+from trainer.judges import Similar
 from trainer.prompts import AlignmentPrompt
 
 _SHARDS_AT_ONCE = 2  # while the lists of one are scored, the engine writes for the other

@@ -32,6 +32,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,9 +192,15 @@ class _Pair:
         return " ".join(w for w in mine if w not in set(others)), " ".join(w for w in others if w not in set(mine))
 
 
+@cache
+def installed_embedder() -> Embedder:
+    """The installed model, loaded once for the search and the judge, which meet the same queries."""
+    return Embedder()
+
+
 def create(_settings: Settings) -> OverlapJudge:
     """The judge with the thresholds above and the installed model."""
-    return EmbeddingJudge(Embedder())
+    return EmbeddingJudge(installed_embedder())
 
 
 def _pairs(number: int, context: PromptContext, lists: Sequence[Sequence[str]]) -> Iterator[_Pair]:

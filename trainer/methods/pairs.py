@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.errors import ArtifactError
-from service.contract.logged_context import from_log
+from service.contract.logged_context import from_whole
 from service.contract.tasks import get_task
 from service.contract.tokenizer import PromptTokenizer
 from trainer.encoding import PROMPT_BUDGET
@@ -67,8 +67,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _encoded(row: dict[str, Any], number: int, tokenizer: PromptTokenizer) -> PairIds:
     try:
-        seen = json.loads(row["context"])
-        context = from_log(seen, query=seen["query"], n=seen["n"])
+        context = from_whole(json.loads(row["context"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The context of pair {number} is no context ({error!r}). Write the pairs again."
