@@ -29,6 +29,7 @@ from trainer.audience.world import World
 from trainer.catalogue.catalogue import Catalogue, load_catalogue, words_of
 
 _MANY = 200  # people over whom an expectation is taken
+_LISTS_KEPT = 512  # read once, however many people see them
 _LIKELY = 0.5  # two queries that share less of their words repeat nothing
 
 
@@ -52,6 +53,7 @@ class Audience:
         self.constants = constants
         self.world = World(catalogue or load_catalogue(), constants)
         self._reader = Reader(self.world.catalogue, kinship=constants.kinship)
+        self._read = lru_cache(maxsize=_LISTS_KEPT)(self._read_list)
 
     def people(self, scene: Scene, rng: Random, n: int = 1) -> People:
         """`n` people who do what `scene` says."""
@@ -77,11 +79,9 @@ class Audience:
 
         `around`: prefix and suffix that complete a snippet. `day`: days since the drift of taste began.
         """
-        whole = [" ".join(part for part in (around[0], query, around[1]) if part) for query in queries]
-        readings = [self._reader.read(scene, text) for text in whole]
-        merits = self._merits(scene, queries, readings, day)
-        meets = np.stack([reading.meets for reading in readings], axis=1)[people.needs]
-        known = np.stack([_who_knows(people, reading) for reading in readings], axis=1)
+        merits, meets, facets = self._read(scene, tuple(queries), around, day)
+        meets = meets[people.needs]
+        known = np.stack([_who_knows(people, facet) for facet in facets], axis=1)
         logits = merits + people.openness[:, None] + self.constants.meets * meets - self.constants.known * known
         looks = np.array([self.constants.looks(position) for position in range(1, len(queries) + 1)])
         appeals = looks / (1.0 + np.exp(-logits))
@@ -121,6 +121,15 @@ class Audience:
         met = [float(np.dot(self._reader.read(scene, query).meets, scene.chances)) for query in queries]
         return 1.0 + np.round(4.0 * np.minimum(1.0, np.array(met) / max(scene.chances)))
 
+    def _read_list(
+        self, scene: Scene, queries: tuple[str, ...], around: tuple[str, str], day: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[tuple[str, str] | None]]:
+        """What a list says whoever reads it: merits, (N,), how it meets each need, (needs, N), and what it is about."""
+        whole = [" ".join(part for part in (around[0], query, around[1]) if part) for query in queries]
+        readings = [self._reader.read(scene, text) for text in whole]
+        meets = np.stack([reading.meets for reading in readings], axis=1)
+        return self._merits(scene, queries, readings, day), meets, [reading.facet for reading in readings]
+
     def _merits(
         self, scene: Scene, queries: Sequence[str], readings: Sequence[Reading], day: float
     ) -> NDArray[np.float64]:
@@ -141,9 +150,8 @@ class Audience:
         return np.array(merits)
 
 
-def _who_knows(people: People, reading: Reading) -> NDArray[np.float64]:
-    nobody = np.zeros(len(people.needs))
-    return people.knows[reading.facet].astype(float) if reading.facet in people.knows else nobody
+def _who_knows(people: People, facet: tuple[str, str] | None) -> NDArray[np.float64]:
+    return people.knows[facet].astype(float) if facet in people.knows else np.zeros(len(people.needs))
 
 
 def _liking(words: tuple[str, ...], turns: float) -> float:

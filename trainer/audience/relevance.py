@@ -56,38 +56,42 @@ class Reader:
     def read(self, scene: Scene, query: str) -> Reading:
         """What `query` says in `scene`; of a snippet, the whole request it completes is given."""
         words = words_of(query)
-        meets = np.array([self._meets(need, words) for need in scene.needs])
-        names = frozenset(word for need in scene.needs for word in self._names(need))
+        said = {subject: self._said(*subject, words) for subject in {(need.about, need.kind) for need in scene.needs}}
+        meets = np.array([self._meets(need, words, *said[need.about, need.kind]) for need in scene.needs])
+        names = frozenset[str]().union(*(self._names(*subject) for subject in said))
         wrapped = any(need.kind in self._frames for need in scene.needs)
         rest = _without(words, names | self._every_frame if wrapped else names)
         best = max(scene.needs, key=lambda need: _share(words_of(need.about), frozenset(words)))
         return Reading(meets, self._facet(best, words), frozenset(words), rest)
 
-    def _meets(self, need: Need, words: tuple[str, ...]) -> float:
-        on_entity = _share(words_of(need.about), frozenset(words)) if need.about else 1.0
+    def _said(self, about: str, kind: str, words: tuple[str, ...]) -> tuple[float, dict[str, float]]:
+        """How much words name what a need is about, and how much they share with each facet of its kind, 0 .. 1."""
+        on_entity = _share(words_of(about), frozenset(words)) if about else 1.0
+        if kind not in self._facets:
+            return on_entity, {}
+        left = _without(words, self._names(about, kind))
+        if not self._foreign.get(kind, frozenset()).isdisjoint(left):
+            return on_entity, {}  # the text around a snippet asks for another form of writing
+        return on_entity, self._matches(kind, left)
+
+    def _meets(self, need: Need, words: tuple[str, ...], on_entity: float, matches: dict[str, float]) -> float:
         if need.text:
             return on_entity * _overlap(_content(need.text), _content(" ".join(words)))
-        left = _without(words, self._names(need))
-        if not self._foreign.get(need.kind, frozenset()).isdisjoint(left):
-            return 0.0  # the text around a snippet asks for another form of writing
-        matches = self._matches(need.kind, left)
         own = matches.get(need.facet, 0.0)
-        near = max((match for facet, match in matches.items() if self._kin(need, facet)), default=0.0)
+        kin = self._related[need.kind].get(need.facet, ())
+        near = max((matches.get(facet, 0.0) for facet in kin), default=0.0)
         return on_entity**2 * max(own, self._kinship * near)
-
-    def _kin(self, need: Need, facet: str) -> bool:
-        return (need.facet, facet) in self._related[need.kind]
 
     def _facet(self, need: Need, words: tuple[str, ...]) -> tuple[str, str] | None:
         if not need.kind or need.kind not in self._facets:
             return None
-        matches = self._matches(need.kind, _without(words, self._names(need)))
+        matches = self._matches(need.kind, _without(words, self._names(need.about, need.kind)))
         best = max(matches, key=matches.__getitem__)
         return (need.kind, best) if matches[best] >= _ABOUT else None
 
-    def _names(self, need: Need) -> Words:
+    def _names(self, about: str, kind: str) -> Words:
         """Words that say what a query is about, not what it wants: an entity, or the wrappers of a form of writing."""
-        return frozenset(words_of(need.about)) | self._frames.get(need.kind, frozenset())
+        return frozenset(words_of(about)) | self._frames.get(kind, frozenset())
 
     def _matches_of(self, kind: str, words: tuple[str, ...]) -> dict[str, float]:
         """How much a query shares with the best way to ask for each facet, 0 .. 1."""
@@ -122,14 +126,19 @@ def _wishes(form: Form) -> dict[str, list[Words]]:
     }
 
 
-def _same_direction(form: Form) -> frozenset[tuple[str, str]]:
+def _same_direction(form: Form) -> dict[str, tuple[str, ...]]:
+    """The other refinements of a refinement's group."""
     groups = [[f"{group}/{number}" for number in range(len(snippets))] for group, snippets in enumerate(form.snippets)]
-    return frozenset((one, other) for group in groups for one in group for other in group if one != other)
+    return {one: tuple(other for other in group if other != one) for group in groups for one in group}
 
 
-def _related(kind: Kind) -> frozenset[tuple[str, str]]:
-    ahead = {(relation.before, relation.after) for relation in kind.relations}
-    return frozenset(ahead | {(after, before) for before, after in ahead})
+def _related(kind: Kind) -> dict[str, tuple[str, ...]]:
+    """The facets that a facet leads to, or that lead to it."""
+    found: dict[str, set[str]] = {facet.id: set() for facet in kind.facets}
+    for relation in kind.relations:
+        found[relation.before].add(relation.after)
+        found[relation.after].add(relation.before)
+    return {facet: tuple(sorted(kin)) for facet, kin in found.items()}
 
 
 def _content(text: str) -> Words:
