@@ -34,6 +34,7 @@ _BUCKETED = 50  # batches that are sorted by length together
 _REPORT_STEPS = 20
 _FEWEST_STEPS = 500
 _TURN = 3  # half of the labels are clicks after four fifths of the training
+_SCRATCH_PACE = 5e-4
 _WORD_PACE, _WORD_EPSILON = 5.0, 2e-5  # about the size of the gradient of a word that one row in a hundred has
 
 
@@ -45,7 +46,8 @@ class TrainConfig:
         epochs: passes over the distinct rows (see `ctr/merge.py`).
         backbone, size: of a model from scratch, where `start` is None.
         start: a trained encoder by path or hub id.
-        learning_rate: None means 5e-4 from scratch, 3e-5 from a trained encoder.
+        learning_rate: None means 5e-4 from scratch, 3e-5 from a trained encoder; what is new beside a trained encoder
+            moves at 5e-4 at least.
         checks_per_epoch, patience: training stops after so many looks at the validation day without a gain.
         validation_rows: rows of that day that are looked at, at most.
     """
@@ -162,7 +164,7 @@ def _sees_position(config: TrainConfig) -> bool:
 
 def learning_rate_of(config: TrainConfig) -> float:
     """The learning rate as given, else 5e-4 from scratch and 3e-5 from a trained encoder."""
-    return config.learning_rate or (3e-5 if config.start else 5e-4)
+    return config.learning_rate or (3e-5 if config.start else _SCRATCH_PACE)
 
 
 def _new_model(data: Dataset, tokenizer: Any, config: TrainConfig) -> ClickModel:
@@ -193,11 +195,23 @@ def _groups(model: ClickModel, config: TrainConfig) -> list[dict[str, Any]]:
     Adam divides by the size of recent gradients, which is next to nothing for a rare word: each of its few clicks would
     move it thirty times as far as one click moves a common word, and rare words would be learnt by heart.
     """
+    if config.start:
+        return _groups_of_start(model, config)
     words = model.backbone.get_input_embeddings().weight
     others = [each for each in model.parameters() if each is not words]
     rate = learning_rate_of(config)
-    of_words = {"highest": rate} if config.start else {"highest": _WORD_PACE * rate, "eps": _WORD_EPSILON}
-    return [{"params": others, "highest": rate}, {"params": [words], **of_words}]
+    return [
+        {"params": others, "highest": rate},
+        {"params": [words], "highest": _WORD_PACE * rate, "eps": _WORD_EPSILON},
+    ]
+
+
+def _groups_of_start(model: ClickModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """A trained encoder moves slowly; domains, segments and MLP begin with random weights and move as from scratch."""
+    rate, trained = learning_rate_of(config), list(model.backbone.parameters())
+    known = {id(each) for each in trained}
+    new = [each for each in model.parameters() if id(each) not in known]
+    return [{"params": trained, "highest": rate}, {"params": new, "highest": max(rate, _SCRATCH_PACE)}]
 
 
 def _schedule(done: float, warmup_share: float) -> float:

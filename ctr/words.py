@@ -41,7 +41,7 @@ def word_rates(rows: Rows, vocabulary: int, *, with_position: bool, seed: int = 
     )
     parts = (np.arange(begin, min(begin + _CHUNK, len(rows))) for begin in range(0, len(rows), _CHUNK))
     rates = [model.predict_proba(_words(rows, part, vocabulary, with_position))[:, 1] for part in parts]
-    return np.concatenate(rates).astype(np.float32)
+    return np.asarray(np.concatenate(rates), np.float32)
 
 
 def _words(rows: Rows, chosen: Ints, vocabulary: int, with_position: bool) -> Any:
