@@ -152,16 +152,16 @@ def compose(lists: Lists, first: Ints, position: Ints, layout: Layout) -> Batch:
     ids = np.full(shape, layout.pad_id, np.int64)
     domains = np.zeros(shape, np.int64)
     ids[:, 0] = layout.cls_id
-    rows, offset = _ragged(context)
+    rows, offset = ragged(context)
     ids[rows, 1 + offset] = lists.tokens[context_start[rows] + offset]
     if layout.variant is Variant.CTX:
         domains[rows, 1 + offset] = lists.domains[context_start[rows] + offset]
         k = np.minimum(position, layout.positions).astype(np.int64)
         domains = np.where(mask & (columns > context[:, None]), k[:, None], domains)
     ids[np.arange(len(position)), 1 + context] = layout.sep_id
-    rows, offset = _ragged(target)
+    rows, offset = ragged(target)
     ids[rows, 2 + context[rows] + offset] = lists.tokens[target_start[rows] + offset]
-    rows, offset = _ragged(suffix)
+    rows, offset = ragged(suffix)
     if len(rows):
         flat = np.concatenate([_suffix(int(k), layout) for k in position])
         ids[rows, 2 + context[rows] + target[rows] + offset] = flat
@@ -188,7 +188,7 @@ def _suffix_lengths(position: Ints, layout: Layout) -> NDArray[np.int64]:
     return np.fromiter((len(_suffix(int(k), layout)) for k in position), np.int64, len(position))
 
 
-def _ragged(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def ragged(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and offset of every element of ragged rows: lengths [2, 1] give [0, 0, 1] and [0, 1, 0]."""
     rows = np.repeat(np.arange(len(lengths)), lengths)
     return rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

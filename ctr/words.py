@@ -1,6 +1,7 @@
-"""What the words of a query and its position alone say of a click: a logistic regression, from which training sets out.
+"""What words and the position alone say of a click: a logistic regression, from which training sets out.
 
-It knows nothing about what the person asked or what stands before, and nothing about neural models.
+Its features are the tokens of the target, each beside each token of q_user, and the position. It knows nothing about what
+stands before, nor about word order and neural models.
 """
 
 from typing import Any
@@ -8,16 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.features import MOST_POSITIONS, Ints
+from ctr.features import MOST_POSITIONS, Ints, ragged
 from ctr.rows import Rows
 
-_MOST_ROWS = 200_000  # that are fitted on
-_CHUNK = 65_536
-_STRENGTH = 10.0  # sklearn's C: words that few rows have stay near 0
+_MOST_ROWS = 100_000  # that are fitted on
+_CHUNK = 32_768
+_PAIRS = 1 << 19  # hashed pairs of tokens
+_ODD, _ADDED = 1_000_003, 12_345
+_STRENGTH, _OF_PAIRS = 8.0, 0.7  # sklearn's C: what few rows have stays near 0; and how much less a pair may say
 
 
 def word_rates(rows: Rows, vocabulary: int, *, with_position: bool, seed: int = 0) -> NDArray[np.float32]:
-    """P(click) of each row of the training part, (R,), of which at most 200,000 are fitted on.
+    """P(click) of each row of the training part, (R,), of which at most 100,000 are fitted on.
 
     Args:
         rows: labels are shares of clicks, weights how often a row was shown.
@@ -45,19 +48,30 @@ def word_rates(rows: Rows, vocabulary: int, *, with_position: bool, seed: int = 
 
 
 def _words(rows: Rows, chosen: Ints, vocabulary: int, with_position: bool) -> Any:
-    """The tokens of each target, of equal length together whatever their number, and its position, (R, features)."""
+    """Tokens of the target, their pairs with those of q_user, and the position, (R, features).
+
+    Tokens together, and pairs together, have the same length in every row, however many they are.
+    """
     from scipy.sparse import csr_matrix
 
     position = np.asarray(rows.position[chosen], np.int64)
-    query = np.asarray(rows.first[chosen]) + position
-    begins, ends = np.asarray(rows.lists.starts[query]), np.asarray(rows.lists.starts[query + 1])
-    lengths = ends - begins
-    of_row = np.repeat(np.arange(len(chosen)), lengths)
-    place = np.arange(len(of_row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    tokens = np.asarray(rows.lists.tokens[begins[of_row] + place], np.int64)
-    values = 1.0 / np.sqrt(np.maximum(lengths, 1))[of_row]
+    asked = np.asarray(rows.first[chosen])
+    tokens, starts = rows.lists.tokens, rows.lists.starts
+    (asked_at, asked_n), (shown_at, shown_n) = (
+        (np.asarray(starts[query]), np.asarray(starts[query + 1]) - np.asarray(starts[query]))
+        for query in (asked, asked + position)
+    )
+    row, place = ragged(shown_n)
+    columns, values = [np.asarray(tokens[shown_at[row] + place], np.int64)], [1.0 / np.sqrt(shown_n[row])]
+    of_pair, place = ragged(asked_n * shown_n)
+    one = np.asarray(tokens[asked_at[of_pair] + place // shown_n[of_pair]], np.int64)
+    other = np.asarray(tokens[shown_at[of_pair] + place % shown_n[of_pair]], np.int64)
+    columns.append(vocabulary + ((one + 1) * _ODD + (other + 1) * _ADDED) % _PAIRS)
+    values.append(_OF_PAIRS / np.sqrt((asked_n * shown_n)[of_pair]))
+    found = [row, of_pair]
     if with_position:
-        of_row = np.concatenate([of_row, np.arange(len(chosen))])
-        tokens = np.concatenate([tokens, vocabulary + np.minimum(position, MOST_POSITIONS)])
-        values = np.concatenate([values, np.ones(len(chosen))])
-    return csr_matrix((values, (of_row, tokens)), shape=(len(chosen), vocabulary + MOST_POSITIONS + 1))
+        found.append(np.arange(len(chosen)))
+        columns.append(vocabulary + _PAIRS + np.minimum(position, MOST_POSITIONS))
+        values.append(np.ones(len(chosen)))
+    shape = (len(chosen), vocabulary + _PAIRS + MOST_POSITIONS + 1)
+    return csr_matrix((np.concatenate(values), (np.concatenate(found), np.concatenate(columns))), shape=shape)
