@@ -4,12 +4,10 @@
 cut off. The clicks of `table2`, `auc_share`, `pcoc` and `ece_share` are simulated, on lists that the starter policy wrote.
 """
 
-import asyncio
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 
@@ -25,25 +23,15 @@ from ctr.features import Variant
 from ctr.metrics import reliability
 from ctr.tokenizer import default_tokenizer, load_tokenizer
 from ctr.train import TrainConfig, train
-from service.contract.artifact import verify
-from service.contract.policy import load_policy
-from service.contract.settings import STARTER, Settings
-from service.contract.snapshot import Snapshot, open_snapshot
+from service.contract.snapshot import Snapshot
 from service.contract.tasks import get_task
-from service.engines import create_engine
 from tests.bench import ctr_real, ctr_speed
 from tests.bench.intervals import auc_interval
-from tests.bench.report import ROOT, Bar, Cell, main
-from trainer.audience.audience import Audience
-from trainer.audience.constants import FIRST
-from trainer.audience.in_process import LogConfig, simulate_log
-from trainer.audience.listers import written_by
+from tests.bench.report import Bar, Cell, main
+from tests.bench.simulated_logs import DAYS, TEST_DAYS, place, simulated_log
 
 BACKBONES = ("bert", "roberta", "albert")
 VARIANTS = {"suggest": tuple(Variant), "snippets": tuple(Variant), "hint": (Variant.PLAIN,)}
-DAYS, TEST_DAYS = 21, 7
-SINCE = datetime(2026, 10, 1, tzinfo=UTC)
-_KEPT = ROOT / ".bench" / "ctr-logs"
 _OF = (
     "ctr",
     "trainer/audience",
@@ -51,6 +39,7 @@ _OF = (
     "deploy/starter/sft",
     "service/contract/tasks",
     "tests/bench/ctr.py",
+    "tests/bench/simulated_logs.py",
 )
 
 
@@ -131,7 +120,11 @@ def _cells() -> list[Cell]:
 
 def _about_s(log: Log) -> float:
     """What a cell takes on two cores: training, and writing its log where that is not there yet."""
-    written_s = 0.0 if _place(log).exists() else 0.03 * log.window * DAYS / (DAYS - TEST_DAYS) / log.people_a_list
+    written_s = (
+        0.0
+        if place(log.task, log.window, log.people_a_list).exists()
+        else 0.03 * log.window * DAYS / (DAYS - TEST_DAYS) / log.people_a_list
+    )
     rows = log.window * get_task(log.task).default_n
     return written_s + 60.0 + 0.001 * rows * log.epochs / log.people_a_list + 0.0002 * rows
 
@@ -206,46 +199,12 @@ def _predict(data: Dataset, config: TrainConfig) -> NDArray[np.float64]:
 @cache
 def _data(log: Log) -> tuple[Dataset, NDArray[np.float64]]:
     """The rows of a log, and for each test row the true probability of its person and its expectation, (R, 2)."""
-    snapshot = _log(log)
+    snapshot = simulated_log(log.task, log.window, log.people_a_list)
     directory = snapshot.directory.with_name(f"{snapshot.directory.name}-rows")
     shutil.rmtree(directory, ignore_errors=True)
     config = DataConfig(task=log.task, days=DAYS - TEST_DAYS, test_days=TEST_DAYS)
     data = build_dataset(snapshot, load_tokenizer(default_tokenizer()), directory, config)
     return data, _truth(snapshot, data)
-
-
-def _log(log: Log) -> Snapshot:
-    """The simulated log, written by the starter policy once and kept."""
-    if not _place(log).exists():
-        asyncio.run(_simulate(log, _place(log)))
-    return open_snapshot(_place(log))
-
-
-def _place(log: Log) -> Path:
-    version = verify(STARTER)["version"]
-    return _KEPT / f"{log.task}-{log.window}-{log.people_a_list}-{FIRST.digest()}-{version}"
-
-
-async def _simulate(log: Log, directory: Path) -> None:
-    policy = load_policy(STARTER)
-    engine = create_engine("auto", policy.directory, Settings())
-    config = LogConfig(
-        task=log.task,
-        impressions=log.window * DAYS // (DAYS - TEST_DAYS),
-        since=SINCE,
-        days=DAYS,
-        people_a_list=log.people_a_list,
-        expected_days=TEST_DAYS,
-    )
-    await engine.start()
-    try:
-        await simulate_log(written_by(engine, policy), Audience(), config, directory, report=_tell)
-    finally:
-        await engine.close()
-
-
-def _tell(done: float, figures: dict[str, float]) -> None:
-    print(f"  {done:.0%} {figures}", file=sys.stderr, flush=True)
 
 
 def _truth(snapshot: Snapshot, data: Dataset) -> NDArray[np.float64]:
