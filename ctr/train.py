@@ -24,6 +24,7 @@ from ctr.model import ClickModel, from_scratch, from_start
 from ctr.rows import Rows
 from ctr.score import score_rows, to_tensors
 from ctr.vocabulary import narrow, used_tokens, widen
+from ctr.words import word_rates
 from service.contract.errors import ArtifactError
 from service.contract.hardware import computes_in_bfloat16
 from service.contract.progress import reporter
@@ -32,6 +33,8 @@ _STATE = "state.pt"
 _BUCKETED = 50  # batches that are sorted by length together
 _REPORT_STEPS = 20
 _FEWEST_STEPS = 500
+_TURN = 3  # half of the labels are clicks after four fifths of the training
+_SCRATCH_PACE = 5e-4
 _WORD_PACE, _WORD_EPSILON = 5.0, 2e-5  # about the size of the gradient of a word that one row in a hundred has
 
 
@@ -43,7 +46,8 @@ class TrainConfig:
         epochs: passes over the distinct rows (see `ctr/merge.py`).
         backbone, size: of a model from scratch, where `start` is None.
         start: a trained encoder by path or hub id.
-        learning_rate: None means 5e-4 from scratch, 3e-5 from a trained encoder.
+        learning_rate: None means 5e-4 from scratch, 3e-5 from a trained encoder; what is new beside a trained encoder
+            moves at 5e-4 at least.
         checks_per_epoch, patience: training stops after so many looks at the validation day without a gain.
         validation_rows: rows of that day that are looked at, at most.
     """
@@ -96,6 +100,7 @@ def train(
     model = _new_model(data, tokenizer, config).to(device)
     used = used_tokens((data.train.lists.tokens, data.validation.lists.tokens), layout, len(tokenizer))
     narrow(model, used)
+    guide = None if config.start else word_rates(rows, len(tokenizer), with_position=_sees_position(config))
     optimizer = torch.optim.Adam(_groups(model, config), fused=True)
     state = _load_state(work, model, optimizer, device)
     total = _steps(len(rows), len(data.train), config)
@@ -110,8 +115,11 @@ def train(
     while state["step"] < min(total, max_steps) and state["unimproved"] < config.patience:
         chosen = next(batches)
         batch = compose(rows.lists, rows.list_first[rows.row_list[chosen]], rows.position[chosen], layout)
+        clicked = (
+            rows.label[chosen] if guide is None else _eased(rows.label[chosen], guide[chosen], state["step"] / total)
+        )
         labels, weights = (
-            torch.from_numpy(each[chosen].astype(np.float32)).to(device) for each in (rows.label, rows.weight)
+            torch.from_numpy(each.astype(np.float32)).to(device) for each in (clicked, rows.weight[chosen])
         )
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * _schedule(state["step"] / total, config.warmup_share)
@@ -141,9 +149,22 @@ def train(
     return Trained(model=model.eval(), layout=layout, steps=state["step"], validation_logloss=state["best_loss"])
 
 
+def _eased(clicked: NDArray[Any], guide: NDArray[np.float32], done: float) -> NDArray[Any]:
+    """Labels that turn from what words alone say to the clicks themselves while training goes from 0 to 1.
+
+    Clicks on one row are few and chance; what words say of it is known from all rows. So a model from scratch learns that
+    first, and what else there is late, at low learning rates (decision 0012).
+    """
+    return guide + np.float32(done**_TURN) * (clicked - guide)
+
+
+def _sees_position(config: TrainConfig) -> bool:
+    return config.variant is not Variant.PLAIN
+
+
 def learning_rate_of(config: TrainConfig) -> float:
     """The learning rate as given, else 5e-4 from scratch and 3e-5 from a trained encoder."""
-    return config.learning_rate or (3e-5 if config.start else 5e-4)
+    return config.learning_rate or (3e-5 if config.start else _SCRATCH_PACE)
 
 
 def _new_model(data: Dataset, tokenizer: Any, config: TrainConfig) -> ClickModel:
@@ -174,11 +195,23 @@ def _groups(model: ClickModel, config: TrainConfig) -> list[dict[str, Any]]:
     Adam divides by the size of recent gradients, which is next to nothing for a rare word: each of its few clicks would
     move it thirty times as far as one click moves a common word, and rare words would be learnt by heart.
     """
+    if config.start:
+        return _groups_of_start(model, config)
     words = model.backbone.get_input_embeddings().weight
     others = [each for each in model.parameters() if each is not words]
     rate = learning_rate_of(config)
-    of_words = {"highest": rate} if config.start else {"highest": _WORD_PACE * rate, "eps": _WORD_EPSILON}
-    return [{"params": others, "highest": rate}, {"params": [words], **of_words}]
+    return [
+        {"params": others, "highest": rate},
+        {"params": [words], "highest": _WORD_PACE * rate, "eps": _WORD_EPSILON},
+    ]
+
+
+def _groups_of_start(model: ClickModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """A trained encoder moves slowly; domains, segments and MLP begin with random weights and move as from scratch."""
+    rate, trained = learning_rate_of(config), list(model.backbone.parameters())
+    known = {id(each) for each in trained}
+    new = [each for each in model.parameters() if id(each) not in known]
+    return [{"params": trained, "highest": rate}, {"params": new, "highest": max(rate, _SCRATCH_PACE)}]
 
 
 def _schedule(done: float, warmup_share: float) -> float:

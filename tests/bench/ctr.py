@@ -68,9 +68,9 @@ class Log:
 
 
 TABLE = {
-    "suggest": Log("suggest", 30_000, 4, epochs=3),
-    "snippets": Log("snippets", 30_000, 6, epochs=3),
-    "hint": Log("hint", 30_000, 4, epochs=6),
+    "suggest": Log("suggest", 30_000, 6, epochs=4, batch_size=128),
+    "snippets": Log("snippets", 30_000, 8, epochs=2, batch_size=128),
+    "hint": Log("hint", 30_000, 6, epochs=6),
 }
 LARGE = Log("suggest", 200_000, 8, epochs=3, batch_size=256)
 

@@ -29,6 +29,7 @@ from service.contract.snapshot import composed_snapshot, open_snapshot
 from service.contract.tables import clicks, impressions
 from tests.bench.intervals import bootstrap
 from tests.bench.log_rows import click, impression
+from tests.bench.matching_start import matching_start
 from tests.bench.report import ROOT, Bar, Cell
 
 BARS = [
@@ -47,7 +48,14 @@ _DATA = ROOT.parent / "shared" / "data"
 _SINCE = datetime(2026, 10, 1, tzinfo=UTC)
 _FOLDS = 5
 _TENTHS = 10  # impressions that stand for a pane's engagement level of 0 .. 10
-_OF = ("ctr", "tests/bench/ctr_real.py")
+_OF = ("ctr", "tests/bench/ctr_real.py", "tests/bench/matching_start.py")
+_TREC: dict[str, Any] = {
+    "variant": Variant.PID,
+    "learning_rate": 1e-4,
+    "epochs": 2,
+    "batch_size": 32,
+    "checks_per_epoch": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +74,16 @@ def trec() -> dict[str, float]:
     lists = _trec_lists()
     ours, rank, pairs = (np.zeros(len(lists)) for _ in range(3))
     place = {each.name: number for number, each in enumerate(lists)}
-    config = TrainConfig(variant=Variant.PID, start=default_tokenizer(), epochs=3, batch_size=32, checks_per_epoch=2)
-    for fold in range(_FOLDS):
-        for shown, p in _predicted(lists, fold, config, "suggest"):
-            number = place[shown.name]
-            for clicked in shown.clicked:
-                for other in set(range(1, len(shown.queries) + 1)) - shown.clicked:
-                    pairs[number] += 1
-                    ours[number] += _above(p[clicked - 1], p[other - 1])
-                    rank[number] += _above(-clicked, -other)
+    with tempfile.TemporaryDirectory() as start:
+        config = TrainConfig(start=matching_start(_DATA, Path(start)), **_TREC)
+        for fold in range(_FOLDS):
+            for shown, p in _predicted(lists, fold, config, "suggest"):
+                number = place[shown.name]
+                for clicked in shown.clicked:
+                    for other in set(range(1, len(shown.queries) + 1)) - shown.clicked:
+                        pairs[number] += 1
+                        ours[number] += _above(p[clicked - 1], p[other - 1])
+                        rank[number] += _above(-clicked, -other)
     sessions = np.unique([each.group for each in lists], return_inverse=True)[1]
 
     def gain(weights: np.ndarray) -> float:

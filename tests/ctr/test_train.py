@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from ctr.build import logits_of
 from ctr.dataset import DataConfig, Dataset, build_dataset
@@ -107,6 +108,23 @@ def test_training_stops_when_the_later_day_gains_no_more_and_returns_its_best(tm
     loss = np.mean(np.log1p(np.exp(-np.where(data.validation.label[:] == 1, logits, -logits))))
     assert trained.steps < 0.5 * 200 * math.ceil(len(data.train) / 16)
     assert trained.validation_logloss == pytest.approx(loss, rel=1e-5)
+
+
+def test_what_is_new_beside_a_trained_encoder_learns_at_its_own_pace(tmp_path, data, tokenizer):
+    torch.manual_seed(0)
+    shape = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(shape).save_pretrained(tmp_path / "start")
+    config = replace(SHORT, start=str(tmp_path / "start"), learning_rate=1e-9)
+
+    before = weights_of(train(data, tokenizer, tmp_path / "before", config, max_steps=0, quiet=True).model)
+    after = weights_of(train(data, tokenizer, tmp_path / "after", config, quiet=True).model)
+
+    # Adam moves a weight by about its rate a step: 30 steps of 1e-9, which float32 near 1 cannot hold, or of 5e-4 at most.
+    moved = {name: float((before[name] - after[name]).abs().max()) for name in before}
+    new = {name for name in moved if not name.startswith("backbone.")}
+    assert {"mlp.0.weight", "mlp.3.weight", "domain_embeddings.weight"} <= new
+    assert min(moved[name] for name in new) > 1e-3
+    assert max(moved[name] for name in moved.keys() - new) < 1e-6
 
 
 def test_weights_that_became_nan_are_refused(tmp_path, data, tokenizer):
