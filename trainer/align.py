@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ctr.predictor import open_predictor
+from ctr.predictor import Predictor, open_predictor
 from service.contract.errors import ConfigurationError
 from service.contract.policy import load_policy
 from service.contract.progress import reporter
@@ -63,17 +63,8 @@ def run_alignment(wanted: Alignment, *, quiet: bool = False) -> dict[str, Any]:
             "Train a second predictor on other days with another seed."
         )
     learnt, tested = _prompts(open_snapshot(wanted.snapshot), wanted)
-    settings = Settings(engine_context_tokens=_CONTEXT_TOKENS)
-    engines = Engines(lambda directory: create_engine(wanted.engine, directory, settings))
-    rounds = Rounds(
-        engines,
-        searching,
-        judging,
-        similar=installed_embedder() if wanted.rounds.search.near_duplicate is not None else None,
-        overlap=get_judge(wanted.overlap, settings) if wanted.overlap else None,
-        config=wanted.rounds,
-        quiet=quiet,
-    )
+    engines = engines_of(wanted.engine)
+    rounds = rounds_of(engines, searching, judging, wanted.rounds, overlap=wanted.overlap, quiet=quiet)
 
     async def run() -> list[Round]:
         try:
@@ -93,6 +84,36 @@ def run_alignment(wanted: Alignment, *, quiet: bool = False) -> dict[str, Any]:
             await engines.close()
 
     return _told(asyncio.run(run()))
+
+
+def engines_of(name: str) -> Engines:
+    """Engines of the kind `name` (auto, vllm_local or transformers_local) for whole prompts and lists."""
+    return Engines(lambda directory: create_engine(name, directory, _settings()))
+
+
+def rounds_of(
+    engines: Engines,
+    searching: Predictor,
+    judging: Predictor,
+    config: RoundsConfig,
+    *,
+    overlap: str | None,
+    quiet: bool = False,
+) -> Rounds:
+    """Rounds with what is installed: the embedder for near-duplicates, and the judge of overlap named `overlap`."""
+    return Rounds(
+        engines,
+        searching,
+        judging,
+        similar=installed_embedder() if config.search.near_duplicate is not None else None,
+        overlap=get_judge(overlap, _settings()) if overlap else None,
+        config=config,
+        quiet=quiet,
+    )
+
+
+def _settings() -> Settings:
+    return Settings(engine_context_tokens=_CONTEXT_TOKENS)
 
 
 def _prompts(snapshot: Snapshot, wanted: Alignment) -> tuple[list[AlignmentPrompt], list[AlignmentPrompt]]:

@@ -128,10 +128,10 @@ def _kept(bench: str, cell: Cell, *, fresh: bool) -> Path | None:
 
 
 def _file(bench: str, cell: Cell) -> Path:
-    return _CELLS / bench / f"{_version_of(cell.of) if cell.of else commit()}-{cell.name}.json"
+    return _CELLS / bench / f"{version_of(cell.of) if cell.of else commit()}-{cell.name}.json"
 
 
-def _version_of(paths: tuple[str, ...]) -> str:
+def version_of(paths: tuple[str, ...]) -> str:
     """A hash of what git has under `paths`, with `+` when one of them differs from it."""
     trees = [_git("rev-parse", f"HEAD:{path}") for path in paths]
     dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
