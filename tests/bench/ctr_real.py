@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from ctr.build import logits_of
-from ctr.calibrate import fit_platt
 from ctr.dataset import DataConfig, Dataset, build_dataset
 from ctr.features import MOST_POSITIONS, Variant
 from ctr.reward import list_reward
@@ -51,7 +50,7 @@ _TENTHS = 10  # impressions that stand for a pane's engagement level of 0 .. 10
 _OF = ("ctr", "tests/bench/ctr_real.py", "tests/bench/matching_start.py")
 _TREC: dict[str, Any] = {
     "variant": Variant.PID,
-    "learning_rate": 1e-4,
+    "learning_rate": 1e-5,
     "epochs": 2,
     "batch_size": 32,
     "checks_per_epoch": 1,
@@ -127,7 +126,7 @@ def duo() -> dict[str, float]:
     }
 
 
-CELLS = [Cell("trec", trec, of=_OF, about_s=300), Cell("duo", duo, of=_OF, about_s=200)] if _DATA.is_dir() else []
+CELLS = [Cell("trec", trec, of=_OF, about_s=600), Cell("duo", duo, of=_OF, about_s=200)] if _DATA.is_dir() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +141,17 @@ class _Pane:
 def _predicted(
     lists: Sequence[Shown], fold: int, config: TrainConfig, task: str
 ) -> Iterator[tuple[Shown, np.ndarray[Any, Any]]]:
-    """The lists of a fold with their calibrated probabilities, from a predictor that saw none of its groups."""
+    """The lists of a fold with their probabilities, from a predictor that saw none of its groups.
+
+    They are not calibrated: 30 panes cannot tell the slope, and only the order is looked at.
+    """
     tokenizer = load_tokenizer(default_tokenizer())
     with tempfile.TemporaryDirectory() as name:
         days = _write(Path(name) / "log", lists, fold, task)
         wanted = DataConfig(task=task, days=14, test_days=1, most_lists=10**9)
         data = build_dataset(open_snapshot(Path(name) / "log"), tokenizer, Path(name) / "rows", wanted)
         model = train(data, tokenizer, Path(name) / "work", config, quiet=True).model
-        platt = fit_platt(logits_of(model, tokenizer, data.calibration), np.asarray(data.calibration.label))
-        p = platt.probabilities(logits_of(model, tokenizer, data.test))
+        p = 1 / (1 + np.exp(-logits_of(model, tokenizer, data.test).astype(np.float64)))
         yield from zip(days[-1], _split(p, data), strict=True)
 
 

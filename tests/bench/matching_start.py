@@ -1,13 +1,14 @@
-"""A start for click models of few lists: all-MiniLM-L6-v2, taught to tell how near the two texts of one row are.
+"""A start for click models of few lists: all-MiniLM-L6-v2, taught to read rows of `+pid`.
 
 As it comes it turns one text into one vector and has never read two together; a few hundred clicks do not teach it that.
-Here it reads rows as a click model does, and [CLS] learns the cosine that its own vectors have (distillation into a
-cross-encoder; the other way round is Augmented SBERT, Thakur and others 2021). No click is needed, and no text of the lists
-that a click model is tested on is seen. It knows nothing about clicks.
+Here [CLS] learns what a row says: which `_k` it ends with, and how near its two texts are, which is the cosine of their own
+vectors (distillation into a cross-encoder; the other way round is Augmented SBERT, Thakur and others 2021). No click is
+needed, and no text of the lists that a click model is tested on is seen. What either bears on clicks is left to be learnt.
 """
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy, mse_loss
 
-from ctr.features import Layout, Lists, Variant, compose, layout_for, lists_of, row_lengths, tokenize
+from ctr.features import MOST_POSITIONS, Layout, Lists, Variant, compose, layout_for, lists_of, row_lengths, tokenize
 from ctr.model import from_start
 from ctr.score import to_tensors
 from ctr.tokenizer import default_tokenizer, load_tokenizer
@@ -26,8 +28,10 @@ _PAIRS = 4_000  # that belong together; as many again are drawn among near texts
 _NEAR, _NEAR_SHARE = 50, 0.75
 _LONGEST = 90  # characters of a query, or of what stands in the place of a title
 _MEAN_COSINE, _SPREAD = 0.45, 6.0  # the logit of a row is 6 (cosine - .45): about -3 .. 3
+_NEAR_SIZE, _END_SIZE = 0.02, 0.05
 _BATCH, _SORTED = 32, 20
-_PACE, _PACE_OF_NEW = 1e-4, 1e-3
+_WARMUP = 20
+_PACE, _PACE_OF_SHIFT = 1e-4, 1e-3
 
 
 def matching_start(data: Path, directory: Path, *, seed: int = 0) -> str:
@@ -35,12 +39,14 @@ def matching_start(data: Path, directory: Path, *, seed: int = 0) -> str:
     random, tokenizer = Random(seed), load_tokenizer(default_tokenizer())
     texts, pairs, cosines = _with_near_texts(_pairs(data, random), random)
     encoded = tokenize(tokenizer, texts)
-    lists = lists_of([encoded[one], encoded[other]] for one, other in pairs)
+    position = np.array([random.randint(1, MOST_POSITIONS) for _ in pairs])
+    lists = lists_of([encoded[one], *[encoded[other]] * k] for (one, other), k in zip(pairs, position, strict=True))
+    first = np.cumsum(position + 1) - (position + 1)
+    layout = layout_for(tokenizer, Variant.PID, MOST_POSITIONS)
     torch.manual_seed(seed)
-    layout = layout_for(tokenizer, Variant.PLAIN, 1)
-    model = from_start(default_tokenizer(), tokenizer, variant=Variant.PLAIN.value, positions=1).eval()  # no dropout
-    _teach(model, lists, layout, torch.from_numpy(_SPREAD * (cosines - _MEAN_COSINE)), random)
-    model.backbone.save_pretrained(directory)
+    backbone = from_start(default_tokenizer(), tokenizer, variant=Variant.PID.value, positions=1).backbone
+    _teach(backbone, _Lessons(lists, first, position, cosines), layout, random)
+    backbone.save_pretrained(directory)
     return str(directory)
 
 
@@ -80,31 +86,54 @@ def _with_near_texts(
     return texts, both, np.einsum("nd,nd->n", vectors[both[:, 0]], vectors[both[:, 1]])
 
 
-def _teach(model: Any, lists: Lists, layout: Layout, wanted: Any, random: Random) -> None:
-    """One pass over the rows: the squared error of the logit, Adam, linear decay; words stay where they are."""
-    words = model.backbone.get_input_embeddings().weight.requires_grad_(False)
-    trained = [each for each in model.backbone.parameters() if each is not words]
-    new = [*model.mlp.parameters(), *model.domain_embeddings.parameters()]
-    groups = [{"params": trained, "highest": _PACE}, {"params": new, "highest": _PACE_OF_NEW}]
+@dataclass(frozen=True, slots=True)
+class _Lessons:
+    """Rows as `compose` takes them, and the cosine of the two texts of each, (R,)."""
+
+    lists: Lists
+    first: NDArray[np.int64]
+    position: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+
+
+def _teach(backbone: Any, lessons: _Lessons, layout: Layout, random: Random) -> None:
+    """One pass over the rows without dropout, Adam with linear decay; words stay where they are.
+
+    The directions of [CLS] in which the cosine and each `_k` stand are drawn and stay: the encoder has to make them large,
+    and a click model then finds them among 384 with few clicks.
+    """
+    width = backbone.config.hidden_size
+    near, ends = torch.randn(width) * _NEAR_SIZE, torch.randn(width, MOST_POSITIONS) * _END_SIZE
+    shift = torch.zeros(1 + MOST_POSITIONS, requires_grad=True)
+    words = backbone.get_input_embeddings()
+    words.weight.requires_grad_(False)
+    trained = [each for each in backbone.parameters() if each.requires_grad]
+    groups = [{"params": trained, "highest": _PACE}, {"params": [shift], "highest": _PACE_OF_SHIFT}]
     optimizer = torch.optim.Adam(groups, fused=True)
-    batches = list(_batches(lists, layout, len(wanted), random))
+    wanted = torch.from_numpy(_SPREAD * (lessons.cosines - _MEAN_COSINE))
+    batches = list(_batches(lessons, layout, random))
+    backbone.eval()
     for step, chosen in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = group["highest"] * min((step + 1) / 20, 1 - step / len(batches))
-        batch = compose(lists, 2 * chosen, np.ones_like(chosen), layout)
-        loss = torch.nn.functional.mse_loss(model(*to_tensors(batch, "cpu")), wanted[chosen])
+            group["lr"] = group["highest"] * min((step + 1) / _WARMUP, 1 - step / len(batches))
+        batch = compose(lessons.lists, lessons.first[chosen], lessons.position[chosen], layout)
+        token_ids, segments, _, mask = to_tensors(batch, "cpu")
+        encoded = backbone(inputs_embeds=words(token_ids), attention_mask=mask, token_type_ids=segments)
+        cls = encoded.last_hidden_state[:, 0]
+        nearness = mse_loss(cls @ near + shift[0], wanted[chosen])
+        loss = nearness + cross_entropy(cls @ ends + shift[1:], torch.from_numpy(lessons.position[chosen] - 1))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*trained, *new], 5.0)
+        torch.nn.utils.clip_grad_norm_(trained, 5.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def _batches(lists: Lists, layout: Layout, rows: int, random: Random) -> Iterator[NDArray[np.int64]]:
+def _batches(lessons: _Lessons, layout: Layout, random: Random) -> Iterator[NDArray[np.int64]]:
     """Rows in random order, sorted by length within every 20 batches."""
-    order = np.array(random.sample(range(rows), rows))
-    for begin in range(0, rows, _BATCH * _SORTED):
+    order = np.array(random.sample(range(len(lessons.first)), len(lessons.first)))
+    for begin in range(0, len(order), _BATCH * _SORTED):
         chosen = order[begin : begin + _BATCH * _SORTED]
-        lengths = row_lengths(lists, 2 * chosen, np.ones_like(chosen), layout)
+        lengths = row_lengths(lessons.lists, lessons.first[chosen], lessons.position[chosen], layout)
         chosen = chosen[np.argsort(lengths, kind="stable")]
         parts = [chosen[at : at + _BATCH] for at in range(0, len(chosen), _BATCH)]
         yield from random.sample(parts, len(parts))
