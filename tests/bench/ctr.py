@@ -108,12 +108,13 @@ def _cells() -> list[Cell]:
             partial(_row, task, backbone, variant),
             of=_OF,
             about_s=_about_s(TABLE[task]),
+            stored=True,
         )
         for task in TABLE
         for backbone in BACKBONES
         for variant in VARIANTS[task]
     ]
-    large = Cell("large", _large, of=_OF, about_s=_about_s(LARGE))
+    large = Cell("large", _large, of=_OF, about_s=_about_s(LARGE), stored=True)
     return [*ctr_speed.CELLS, *ctr_real.CELLS, *table, large]
 
 

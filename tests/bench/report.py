@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _CELLS = ROOT / ".bench"
+_ROWS = ROOT / "tests" / "bench" / "rows"
 _RESUMES_S = 12 * 3600
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 
@@ -50,13 +51,15 @@ class Cell:
     """One thing to measure: it gives some of the figures, by name.
 
     `of`: files and folders that it measures; what was measured counts until one of them changes. Without any it counts
-    for this commit alone. `about_s`: seconds that it takes, where that is long.
+    for this commit alone. `about_s`: seconds that it takes, where that is long. `stored`: what was measured is kept in the
+    repository, with commit and machine, so that nobody who has the same files must measure it again.
     """
 
     name: str
     measure: Callable[[], dict[str, float]]
     of: tuple[str, ...] = ()
     about_s: float = 0.0
+    stored: bool = False
 
 
 def main(
@@ -110,25 +113,34 @@ def machine() -> str:
 
 def _measured(bench: str, cell: Cell, *, fresh: bool) -> dict[str, float]:
     if path := _kept(bench, cell, fresh=fresh):
-        return dict(json.loads(path.read_text()))
+        kept = json.loads(path.read_text())
+        return dict(kept.get("figures", kept))
     print(f"{bench}: measuring {cell.name} ...", file=sys.stderr, flush=True)
     started, path = time.monotonic(), _file(bench, cell)
     found = cell.measure()
     print(f"{bench}: {cell.name} took {time.monotonic() - started:.0f} s: {found}", file=sys.stderr, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
-    return found
+    if not cell.stored:
+        path.write_text(json.dumps(found))
+        return found
+    for older in path.parent.glob(f"*-{cell.name}.json"):
+        older.unlink()
+    row = {"commit": commit(), "machine": machine(), "figures": {key: round(value, 8) for key, value in found.items()}}
+    path.write_text(json.dumps(row, indent=1) + "\n")
+    return dict(row["figures"])
 
 
 def _kept(bench: str, cell: Cell, *, fresh: bool) -> Path | None:
     """Where an earlier run left what it measured, if it still counts; a fresh run takes what its last hours left."""
     path = _file(bench, cell)
     recent = path.is_file() and time.time() - path.stat().st_mtime < _RESUMES_S
-    return path if path.is_file() and "+" not in path.name and (recent or not fresh) else None
+    return path if path.is_file() and "+" not in path.name and (recent or cell.stored or not fresh) else None
 
 
 def _file(bench: str, cell: Cell) -> Path:
-    return _CELLS / bench / f"{version_of(cell.of) if cell.of else commit()}-{cell.name}.json"
+    version = version_of(cell.of) if cell.of else commit()
+    place = _ROWS if cell.stored and "+" not in version else _CELLS
+    return place / bench / f"{version}-{cell.name}.json"
 
 
 def version_of(paths: tuple[str, ...]) -> str:
