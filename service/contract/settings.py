@@ -30,7 +30,7 @@ class Timeouts(BaseModel):
     migration_lock_s: float = Field(60, gt=0, description="Waiting for another process to finish migrating.")
     engine_start_s: float = Field(180, gt=0, description="Loading the model and warming it up.")
     engine_canary_s: float = Field(4, gt=0, description="A one-token generation that proves the engine is alive.")
-    engine_canary_every_s: float = Field(4, gt=0, description="Pause between two such proofs.")
+    engine_canary_every_s: float = Field(2, gt=0, description="Pause between two such proofs.")
     engine_restart_pause_s: float = Field(0.5, gt=0, description="Pause before a dead engine is started again.")
     request_head_s: float = Field(10, gt=0, description="Receiving the headers of a request.")
     request_body_s: float = Field(10, gt=0, description="Receiving the body of a request.")

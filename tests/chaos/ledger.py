@@ -38,6 +38,11 @@ class Ledger:
             return self._file.read().decode().split()
 
 
+_READS_S = (
+    0.05  # or four people take both cores as soon as lists come from a lower rung, and no engine can start beside them
+)
+
+
 @dataclass
 class Reply:
     """One /recommend as the client saw it. `status` 0: no answer came. Times are monotonic seconds."""
@@ -103,6 +108,7 @@ class Traffic:
                     time.sleep(0.05)
                 elif self.clicks:
                     self._click(client, *shown)
+                self._stop.wait(_READS_S)
 
     def _ask(self, client: httpx.Client, query: str) -> tuple[str, str] | None:
         began = time.monotonic()
