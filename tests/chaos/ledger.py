@@ -38,9 +38,7 @@ class Ledger:
             return self._file.read().decode().split()
 
 
-_READS_S = (
-    0.05  # or four people take both cores as soon as lists come from a lower rung, and no engine can start beside them
-)
+_READS_S = 0.05  # else four people take both cores once lists come from a lower rung, and no engine can start beside
 
 
 @dataclass
