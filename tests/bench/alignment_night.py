@@ -16,17 +16,15 @@ from datetime import time as clock
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
-from sqlalchemy import insert
 
 from service.contract import database, registry
-from service.contract.log_files import TABLES
 from service.contract.policy import load_policy
 from service.contract.settings import STARTER, Settings, Timeouts
-from service.contract.snapshot import Snapshot, open_snapshot
+from service.contract.snapshot import open_snapshot
 from service.engines import create_engine
 from tests.bench.report import ROOT
 from tests.chaos.ledger import Ledger, Traffic
+from tests.log_in_database import lay_log
 from tests.service_process import ServiceProcess, adapter_policy, running
 from trainer.audience.audience import Audience
 from trainer.audience.in_process import LogConfig, simulate_log
@@ -35,7 +33,6 @@ from trainer.jobs.window import Window, latest_window
 
 _LISTS, _PEOPLE_A_LIST = 20_000, 4
 _PROMPTS = 300
-_JSON_COLUMNS = ("context", "sampling", "candidates", "texts", "timings")
 _LOOK_EVERY_S = 0.5
 _DEADLINE_S, _READY_S = 10.0, 240.0
 
@@ -73,21 +70,7 @@ async def _lay_log(window: Window, scratch: Path, data: Path) -> None:
         await engine.close()
     url = f"sqlite+aiosqlite:///{data / 'nextquery.db'}"
     await asyncio.to_thread(database.upgrade, url, Timeouts())
-    await _insert(open_snapshot(scratch / "log"), url)
-
-
-async def _insert(snapshot: Snapshot, url: str) -> None:
-    opened = database.create(url, Timeouts())
-    try:
-        for table in TABLES:
-            for file in snapshot.files(table.name).values():
-                rows = pq.read_table(file).to_pylist()
-                for row in rows:
-                    row |= {name: json.loads(row[name]) for name in _JSON_COLUMNS if name in row}
-                async with opened.begin() as connection:
-                    await connection.execute(insert(table), rows)
-    finally:
-        await opened.dispose()
+    await lay_log(open_snapshot(scratch / "log"), url)
 
 
 def _run_night(data: Path, window: Window) -> tuple[dict[str, object], int]:

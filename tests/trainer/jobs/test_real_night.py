@@ -5,16 +5,14 @@ import json
 from datetime import UTC, datetime, time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import insert
 
 from service.contract import database as db
 from service.contract import registry
-from service.contract.log_files import TABLES
 from service.contract.registry import Champion
 from service.contract.snapshot import open_snapshot
 from tests.conftest import TIMEOUTS
+from tests.log_in_database import lay_log
 from tests.trainer.jobs.night import Night
 from tests.trainer.jobs.test_kill import finish
 from trainer.audience.audience import Audience
@@ -22,7 +20,6 @@ from trainer.audience.in_process import LogConfig, simulate_log
 from trainer.audience.listers import at_random
 
 LISTS = 6_000
-_JSON_COLUMNS = ("context", "sampling", "candidates", "texts", "timings")
 _SMALL = {
     "retrieval-build": ["--k", "1", "--train-steps", "2"],
     "ctr-train": ["--size", "tiny", "--epochs", "2", "--batch-size", "64", "--learning-rate", "0.002"],
@@ -34,15 +31,7 @@ async def log_of_the_window(night: Night) -> None:
     audience, since = Audience(), datetime.combine(night.window.since, time(), UTC)
     config = LogConfig(task="suggest", impressions=LISTS, since=since, days=len(night.window.days))
     await simulate_log(at_random(audience), audience, config, night.place / "log")
-    snapshot, engine = open_snapshot(night.place / "log"), db.create(night.database_url, TIMEOUTS)
-    for table in TABLES:
-        for file in snapshot.files(table.name).values():
-            rows = pq.read_table(file).to_pylist()
-            for row in rows:
-                row |= {name: json.loads(row[name]) for name in _JSON_COLUMNS if name in row}
-            async with engine.begin() as connection:
-                await connection.execute(insert(table), rows)
-    await engine.dispose()
+    await lay_log(open_snapshot(night.place / "log"), night.database_url)
 
 
 async def champions(url: str) -> list[Champion]:
