@@ -18,13 +18,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ctr.dataset import Dataset
 from ctr.features import Ints, Layout, Variant, compose, layout_for, row_lengths
+from ctr.lessons import Lessons, shown
 from ctr.merge import distinct, merged
 from ctr.metrics import logloss
 from ctr.model import ClickModel, from_scratch, from_start
 from ctr.rows import Rows
 from ctr.score import score_rows, to_tensors
 from ctr.vocabulary import narrow, used_tokens, widen
-from ctr.words import word_rates
+from ctr.words import WordRates
 from service.contract.errors import ArtifactError
 from service.contract.hardware import computes_in_bfloat16
 from service.contract.progress import reporter
@@ -33,7 +34,6 @@ _STATE = "state.pt"
 _BUCKETED = 50  # batches that are sorted by length together
 _REPORT_STEPS = 20
 _FEWEST_STEPS = 500
-_TURN = 3  # half of the labels are clicks after four fifths of the training
 _SCRATCH_PACE = 5e-4
 _WORD_PACE, _WORD_EPSILON = 5.0, 2e-5  # about the size of the gradient of a word that one row in a hundred has
 
@@ -100,7 +100,9 @@ def train(
     model = _new_model(data, tokenizer, config).to(device)
     used = used_tokens((data.train.lists.tokens, data.validation.lists.tokens), layout, len(tokenizer))
     narrow(model, used)
-    guide = None if config.start else word_rates(rows, len(tokenizer), with_position=_sees_position(config))
+    lessons = None
+    if not config.start:
+        lessons = Lessons(rows, WordRates(rows, len(tokenizer), config.variant), config.seed)
     optimizer = torch.optim.Adam(_groups(model, config), fused=True)
     state = _load_state(work, model, optimizer, device)
     total = _steps(len(rows), len(data.train), config)
@@ -114,15 +116,12 @@ def train(
     batches = _batches(rows, layout, config, state["step"])
     while state["step"] < min(total, max_steps) and state["unimproved"] < config.patience:
         chosen = next(batches)
-        batch = compose(rows.lists, rows.list_first[rows.row_list[chosen]], rows.position[chosen], layout)
-        clicked = (
-            rows.label[chosen] if guide is None else _eased(rows.label[chosen], guide[chosen], state["step"] / total)
-        )
-        labels, weights = (
-            torch.from_numpy(each.astype(np.float32)).to(device) for each in (clicked, rows.weight[chosen])
-        )
+        done = state["step"] / total
+        lesson = lessons.of(chosen, step=state["step"], done=done) if lessons else shown(rows, chosen)
+        batch = compose(lesson.lists, lesson.first, lesson.position, layout)
+        labels, weights = (torch.from_numpy(each).to(device) for each in (lesson.label, lesson.weight))
         for group in optimizer.param_groups:
-            group["lr"] = group["highest"] * _schedule(state["step"] / total, config.warmup_share)
+            group["lr"] = group["highest"] * _schedule(done, config.warmup_share)
         with precision:
             logits = model(*to_tensors(batch, device))
         loss = binary_cross_entropy_with_logits(logits, labels, weight=weights)  # GQR eq. 5
@@ -147,19 +146,6 @@ def train(
         model.load_state_dict(state["best"])
     widen(model)
     return Trained(model=model.eval(), layout=layout, steps=state["step"], validation_logloss=state["best_loss"])
-
-
-def _eased(clicked: NDArray[Any], guide: NDArray[np.float32], done: float) -> NDArray[Any]:
-    """Labels that turn from what words alone say to the clicks themselves while training goes from 0 to 1.
-
-    Clicks on one row are few and chance; what words say of it is known from all rows. So a model from scratch learns that
-    first, and what else there is late, at low learning rates (decision 0012).
-    """
-    return guide + np.float32(done**_TURN) * (clicked - guide)
-
-
-def _sees_position(config: TrainConfig) -> bool:
-    return config.variant is not Variant.PLAIN
 
 
 def learning_rate_of(config: TrainConfig) -> float:

@@ -38,7 +38,7 @@ class RoundsConfig:
     Attributes:
         reference: `previous` or `sft`, the DPO reference of a round (the paper says both).
         delta: rounds end when the judge's AEC grows by less than this share (the paper's loop condition is a typo).
-        most_duplicates: a round whose policy repeats more of its queries is dropped, and ends the loop.
+        most_duplicates: a round whose policy repeats more of its queries, and more than SFT, is dropped and ends the loop.
         most_length, least_length: so is one whose responses are longer or shorter than SFT's by these factors.
         most_kl: so is one that is further from SFT, in nats a token.
     """
@@ -221,8 +221,9 @@ class Rounds:
 
     def _reason_to_stop(self, now: Assessment, first: Assessment, training: Mapping[str, Any]) -> str | None:
         config, length = self._config, now.mean_tokens / first.mean_tokens
-        if now.duplicate_share > config.most_duplicates:
-            return f"{now.duplicate_share:.1%} of the queries repeat another, and {config.most_duplicates:.1%} may"
+        may = max(config.most_duplicates, first.duplicate_share)
+        if now.duplicate_share > may:
+            return f"{now.duplicate_share:.1%} of the queries repeat another, and {may:.1%} may"
         if not config.least_length <= length <= config.most_length:
             return f"responses are {length:.2f} times as long as those of SFT"
         if training.get("kl", 0.0) > config.most_kl:

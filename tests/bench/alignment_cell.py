@@ -38,7 +38,7 @@ SECONDS = range(1, 21)
 """The audiences drawn from the prior under which a lift must hold."""
 
 _MEASURES = 2  # days after a predictor's own that its card measures on
-_SCENES_OF_BEST, _SCENES_OF_SECOND = 200, 100
+_SCENES_OF_BEST, _SCENES_OF_SECOND = 100, 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from service.contract.engine import Engine
 from service.contract.policy import Policy
 from trainer.assess import Written, write
 from trainer.audience.audience import Audience
+from trainer.audience.listers import Shown
 from trainer.audience.scene import Scene
 from trainer.audience.scenes import draw_scene
 from trainer.prompts import AlignmentPrompt, prompt_of
@@ -35,17 +36,21 @@ def prompts_for(scenes: Sequence[Scene]) -> list[AlignmentPrompt]:
 
 def true_ctr(audience: Audience, scenes: Sequence[Scene], written: Sequence[Written]) -> NDArray[np.float64]:
     """Probability that a person of each scene clicks in the list written for it, (S,); an empty list earns nothing."""
-    lists = [(each.queries, (each.texts.get("prefix", ""), each.texts.get("suffix", ""))) for each in written]
     return np.array(
         [
-            p_list(audience, scene, queries, around, Random(f"people:{number}"))
-            for number, (scene, (queries, around)) in enumerate(zip(scenes, lists, strict=True))
+            p_list(audience, scene, each.queries, around(each), Random(f"people:{number}"))
+            for number, (scene, each) in enumerate(zip(scenes, written, strict=True))
         ]
     )
 
 
+def around(written: Written | Shown) -> tuple[str, str]:
+    """The texts that stand before and after what is chosen."""
+    return written.texts.get("prefix", ""), written.texts.get("suffix", "")
+
+
 def p_list(audience: Audience, scene: Scene, queries: Sequence[str], around: tuple[str, str], rng: Random) -> float:
-    """Mean probability over people of a scene that they click in a list."""
+    """Mean probability over people of a scene, whom `rng` decides, that they click in a list."""
     if not queries:
         return 0.0
     p = audience.p_click(scene, queries, audience.people(scene, rng, _PEOPLE), around=around)
@@ -54,13 +59,11 @@ def p_list(audience: Audience, scene: Scene, queries: Sequence[str], around: tup
 
 async def best_of_64(audience: Audience, scenes: Sequence[Scene], engine: Engine, policy: Policy) -> list[Written]:
     """The best of 64 lists at temperature 1 for each scene, by the true probability over other people than judge it."""
-    prompts = prompts_for(scenes)
-    lists = await at_temperature_one(engine, policy, prompts, _LISTS_OF_BEST)
-    chosen = []
-    for scene, written in zip(scenes, lists, strict=True):
-        ctr = true_ctr(audience, [scene] * len(written), written)
-        chosen.append(written[int(np.argmax(ctr))])
-    return chosen
+    lists = await at_temperature_one(engine, policy, prompts_for(scenes), _LISTS_OF_BEST)
+    return [
+        max(written, key=lambda each: p_list(audience, scene, each.queries, around(each), Random("who chooses")))
+        for scene, written in zip(scenes, lists, strict=True)
+    ]
 
 
 async def at_temperature_one(

@@ -20,6 +20,7 @@ from retrieval.searcher import Found, SearchRule, open_searcher
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER, Settings
 from service.engines import create_engine
+from tests.bench.alignment_truth import around, p_list
 from tests.bench.command import nextquery
 from tests.bench.report import Bar, Cell, main
 from trainer.audience.audience import Audience
@@ -31,7 +32,7 @@ from trainer.audience.scenes import draw_scene
 
 TASKS = ("suggest", "snippets", "hint")
 SECOND = 1
-_SCENES, _SCENES_OF_BEST, _LISTS_OF_BEST, _PEOPLE = 600, 100, 64, 200
+_SCENES, _SCENES_OF_BEST, _LISTS_OF_BEST = 600, 100, 64
 _RULES = ("random", "question_again", "cor_only", "sft", "best_of_64")
 _SEARCHED = 60_000  # lists whose searches retrieval learns from
 _OF = ("trainer/audience", "trainer/catalogue", "deploy/starter/sft", "tests/bench/audience.py")
@@ -87,17 +88,9 @@ async def _ctr(audience: Audience, task: str, lister: Lister, scenes: int) -> fl
 
     async def one(number: int, scene: Scene) -> float:
         shown = await lister(scene, Random(f"{task}:{number}"))
-        return _p_list(audience, scene, shown, Random(f"people:{number}"))
+        return p_list(audience, scene, shown.queries, around(shown), Random(f"people:{number}"))
 
     return float(np.mean(await asyncio.gather(*(one(*each) for each in enumerate(drawn_scenes)))))
-
-
-def _p_list(audience: Audience, scene: Scene, shown: Shown, rng: Random) -> float:
-    if not shown.queries:
-        return 0.0
-    around = (shown.texts.get("prefix", ""), shown.texts.get("suffix", ""))
-    p = audience.p_click(scene, shown.queries, audience.people(scene, rng, _PEOPLE), around=around)
-    return float(audience.list_click(scene, p).mean())
 
 
 def _best_of(audience: Audience, lister: Lister) -> Lister:
@@ -105,7 +98,9 @@ def _best_of(audience: Audience, lister: Lister) -> Lister:
 
     async def best(scene: Scene, rng: Random) -> Shown:
         lists = await asyncio.gather(*(lister(scene, rng) for _ in range(_LISTS_OF_BEST)))
-        return max(lists, key=lambda shown: _p_list(audience, scene, shown, Random(0)))  # other people than judge it
+        return max(  # by other people than judge it
+            lists, key=lambda shown: p_list(audience, scene, shown.queries, around(shown), Random(0))
+        )
 
     return best
 

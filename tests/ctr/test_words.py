@@ -1,7 +1,7 @@
-"""What words alone say of a click: the slow way gives the same, and training begins there and ends at the clicks."""
+"""What words alone say of a click: the slow way gives the same."""
 
 from collections import defaultdict
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from ctr.dataset import DataConfig, build_dataset
 from ctr.features import Variant
 from ctr.merge import merged
-from ctr.train import _eased
-from ctr.words import word_rates
+from ctr.words import WordRates
 from tests.ctr.small_log import small_log, snapshot_of
 
 
@@ -25,8 +24,8 @@ def rows(tmp_path_factory, tokenizer):
     return merged(data.train, Variant.PID)
 
 
-@pytest.mark.parametrize("with_position", [True, False])
-def test_rates_are_those_of_a_regression_on_words_and_their_pairs(rows, tokenizer, with_position):
+@pytest.mark.parametrize("variant", Variant)
+def test_rates_are_those_of_a_regression_on_words_and_their_pairs(rows, tokenizer, variant):
     queries = [
         [int(token) for token in rows.lists.tokens[begin:end]] for begin, end in pairwise(map(int, rows.lists.starts))
     ]
@@ -38,8 +37,20 @@ def test_rates_are_those_of_a_regression_on_words_and_their_pairs(rows, tokenize
             seen[token] += len(shown) ** -0.5
             for other in asked:
                 seen[other, token] += 0.7 * (len(asked) * len(shown)) ** -0.5
-        if with_position:
+        for left, right in pairwise(shown):
+            seen["bigram", left, right] += 0.5 * (len(shown) - 1) ** -0.5
+        seen["said"] = sum(token in asked for token in shown) / len(shown)
+        seen["all said"] = float(seen["said"] == 1.0)
+        seen["length"] = len(shown) / 10
+        if variant is not Variant.PLAIN:
             seen[f"k={position}"] = 1.0
+        if variant is Variant.CTX:
+            before = [token for k in range(1, position) for token in queries[first + k]]
+            seen["said above"] = sum(token in before for token in shown) / len(shown)
+        if variant is Variant.CTX and position > 1:
+            above = queries[first + position - 1]
+            for token, other in product(shown, above):
+                seen["above", other, token] += 0.35 * (len(above) * len(shown)) ** -0.5
         features.append({str(name): value for name, value in seen.items()})
     dense = DictVectorizer(sparse=False).fit_transform(features)
     twice = np.concatenate([dense, dense])
@@ -48,7 +59,7 @@ def test_rates_are_those_of_a_regression_on_words_and_their_pairs(rows, tokenize
     weight = np.concatenate([rows.weight * share, rows.weight * (1.0 - share)])
     slow = LogisticRegression(C=8.0, max_iter=2000).fit(twice, sides, weight).predict_proba(dense)[:, 1]
 
-    found = word_rates(rows, len(tokenizer), with_position=with_position)
+    found = WordRates(rows, len(tokenizer), variant).of(rows.lists, rows.first, rows.position)
 
     assert found.shape == (len(rows),)
     assert np.abs(found - slow).max() < 0.01
@@ -57,15 +68,7 @@ def test_rates_are_those_of_a_regression_on_words_and_their_pairs(rows, tokenize
 def test_more_rows_than_are_fitted_on_are_all_rated(rows, tokenizer, monkeypatch):
     monkeypatch.setattr("ctr.words._MOST_ROWS", 100)
 
-    found = word_rates(rows, len(tokenizer), with_position=True)
+    found = WordRates(rows, len(tokenizer), Variant.CTX).of(rows.lists, rows.first, rows.position)
 
     assert len(found) == len(rows) > 100
     assert ((found > 0) & (found < 1)).all()
-
-
-def test_labels_begin_at_the_rates_of_words_and_end_at_the_clicks():
-    clicked, guide = np.array([0.0, 1.0, 0.25]), np.array([0.1, 0.3, 0.2], np.float32)
-
-    assert _eased(clicked, guide, 0.0) == pytest.approx(guide)
-    assert _eased(clicked, guide, 1.0) == pytest.approx(clicked)
-    assert _eased(clicked, guide, 0.5) == pytest.approx(guide + 0.125 * (clicked - guide))  # (1 / 2) ** 3

@@ -18,6 +18,7 @@ from service.contract.engine import Completion, Engine, Sampling
 from service.contract.policy import Policy
 from service.contract.prompt import UnifiedTask
 from service.contract.tasks import get_task
+from service.contract.types import ParsedList
 from trainer.prompts import AlignmentPrompt
 
 _TOKENS_PER_QUERY = 32  # the longest query that may be shown, 160 characters, has about 30
@@ -41,8 +42,9 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole response. `opening`: prompt and response up to where its first query begins."""
+    """A whole response. `text`: as written, also what it repeats. `opening`: with the prompt, up to its first query."""
 
+    text: str
     queries: tuple[str, ...]
     texts: dict[str, str]
     opening: tuple[int, ...]
@@ -138,7 +140,12 @@ class QuerySampler:
         if parsed.problem or written.finish_reason != "stop":
             return None
         opening = self._cut(written, text, parsed.spans[0][0])
-        return Response(parsed.queries, dict(parsed.texts), (*prompt_ids, *opening))
+        return Response(
+            _as_written(text, parsed, prompt.context.n, tokenizer.format.separator),
+            parsed.queries,
+            dict(parsed.texts),
+            (*prompt_ids, *opening),
+        )
 
     def _next(self, task: UnifiedTask, before: tuple[int, ...], written: Completion) -> Next | None:
         tokenizer = self._policy.tokenizer
@@ -161,6 +168,14 @@ class QuerySampler:
         if tokenizer.decode(written.token_ids[:inside]) == kept:
             return written.token_ids[:inside]
         return tuple(tokenizer.encode(kept))
+
+
+def _as_written(text: str, parsed: ParsedList, n: int, separator: str) -> str:
+    """The response with what it repeats, up to its n-th query, without the spaces that decoding puts around queries."""
+    mark, first = separator.strip(), parsed.spans[0][0]
+    end = max(parsed.spans[-1][1], first + len(mark.join(text[first:].split(mark)[:n])))
+    lines = [separator.join(piece.strip() for piece in line.split(mark)) for line in text[:end].strip().split("\n")]
+    return "\n".join(lines)
 
 
 def seed_of(*parts: object) -> int:

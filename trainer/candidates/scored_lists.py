@@ -52,7 +52,7 @@ class ScoredList:
 
     Attributes:
         texts: auxiliary texts (snippets: guide, prefix, suffix).
-        response: exactly `task.response(...)`, what a policy is trained to write.
+        response: `task.response(...)`, what a policy is trained to write; of a list to avoid, what it wrote.
         tokens: of the response under the policy's tokenizer, the end of sequence included.
     """
 

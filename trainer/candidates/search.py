@@ -225,7 +225,7 @@ class CandidateSearch:
     ) -> tuple[ScoredList, ...]:
         queries = [each.queries for each in lists]
         worst = lowest(queries, rewards, self._config.rejected, diversity=self._config.diversity)
-        return tuple(self._scored(prompt, queries[i], lists[i].texts, rewards[i]) for i in worst)
+        return tuple(self._scored(queries[i], lists[i].texts, rewards[i], lists[i].text) for i in worst)
 
     def _tree(self, prompt: AlignmentPrompt, prompt_ids: tuple[int, ...], drawn: Sequence[Response]) -> _Tree:
         """One empty list for each group; where texts come first, those of the first random response (one set a prompt)."""
@@ -322,14 +322,19 @@ class CandidateSearch:
 
     def _chosen(self, tree: _Tree) -> tuple[ScoredList, ...]:
         beams = sorted((beam for group in tree.groups for beam in group), key=lambda beam: -beam.reward.value)
-        return tuple(self._scored(tree.prompt, beam.queries, tree.texts, beam.reward.value) for beam in beams)
+        task, text_format = get_task(tree.prompt.task), self._policy.tokenizer.format
+        return tuple(
+            self._scored(
+                beam.queries,
+                tree.texts,
+                beam.reward.value,
+                task.response(list(beam.queries), tree.texts, text_format),
+            )
+            for beam in beams
+        )
 
-    def _scored(
-        self, prompt: AlignmentPrompt, queries: tuple[str, ...], texts: dict[str, str], reward: float
-    ) -> ScoredList:
-        tokenizer = self._policy.tokenizer
-        response = get_task(prompt.task).response(list(queries), texts, tokenizer.format)
-        tokens = len(tokenizer.encode_response(response))
+    def _scored(self, queries: tuple[str, ...], texts: dict[str, str], reward: float, response: str) -> ScoredList:
+        tokens = len(self._policy.tokenizer.encode_response(response))
         return ScoredList(queries=queries, texts=texts, reward=reward, response=response, tokens=tokens)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -30,7 +30,12 @@ def trainer_of(run: Run) -> Any:
         run,
         model=to_train(run),
         ref_model=reference_model(run),
-        args=DPOConfig(**arguments(run, len(rows), learning_rate), beta=run.config.beta),
+        args=DPOConfig(
+            **arguments(run, len(rows), learning_rate),
+            beta=run.config.beta,
+            loss_type=["sigmoid", "sft"],
+            loss_weights=[1.0, run.config.chosen_weight],
+        ),
         train_dataset=rows,
         processing_class=tokenizer(run.policy),
         peft_config=adapter_config(run),

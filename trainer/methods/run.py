@@ -21,13 +21,16 @@ _CLAIM = "run.json"
 class MethodConfig:
     """How a policy is aligned; the defaults suit the starter policy on a CPU.
 
+    `chosen_weight`: of the negative log-likelihood a token of the chosen lists, beside the loss of DPO (RPO; Pang and
+    others, 2024); without it, chosen lists may become less likely too, if only rejected ones do more so.
     `batch_size` counts pairs a step over all processes, and `accumulation_steps` cuts a step into as many passes.
     `learning_rate` None: the method's own. `lora_rank` 0 trains every weight. `max_tokens`: a pair with a longer list,
     prompt included, is left out. `kl_pairs`: pairs whose tokens the divergence from the SFT base is measured on.
     """
 
     beta: float = 0.1
-    epochs: float = 1.0
+    chosen_weight: float = 1.0
+    epochs: float = 4.0
     batch_size: int = 16
     accumulation_steps: int = 1
     learning_rate: float | None = None

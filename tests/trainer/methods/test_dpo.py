@@ -18,7 +18,9 @@ from trainer.methods.run import Run
 
 pytestmark = pytest.mark.slow
 
-QUICK = MethodConfig(batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2)
+QUICK = MethodConfig(
+    chosen_weight=0.0, batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2
+)
 LOGPROB_TOLERANCE = 1e-3  # of a whole list in float32; sums are taken in another order
 
 
@@ -61,6 +63,19 @@ def test_before_the_first_update_the_loss_is_log_2_and_the_rewards_are_0(once):
     assert first["step"] == 1
     assert first["loss"] == pytest.approx(log(2), abs=1e-6)  # -log sigmoid(0)
     assert first["rewards/chosen"] == first["rewards/rejected"] == 0.0
+
+
+def test_the_likelihood_of_chosen_lists_is_added_a_token(run, base):
+    trainer = dpo.trainer_of(replace(run, config=replace(QUICK, chosen_weight=0.5)))
+    batch = next(iter(trainer.get_train_dataloader()))
+
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, batch)
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    chosen = [batch[name][:8] for name in ("input_ids", "completion_mask")]  # the first half
+    logprob = sum(_logprob(model, ids, mask) for ids, mask in zip(*chosen, strict=True))
+    assert loss.item() == pytest.approx(log(2) - 0.5 * logprob / int(chosen[1].sum()), abs=LOGPROB_TOLERANCE)
 
 
 def test_training_raises_the_chosen_above_the_rejected(once):
