@@ -57,7 +57,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     learning_rate: Annotated[
-        float | None, typer.Option(show_default="5e-4 from scratch, 3e-5 from a trained encoder")
+        float | None, typer.Option(show_default="1e-3 from scratch, 3e-5 from a trained encoder")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 1,
     cross_encoder: Annotated[

@@ -16,7 +16,7 @@ from ctr.features import Ints, Lists, ragged
 from ctr.rows import Rows
 from ctr.words import WordRates
 
-_TURN = 3  # half of the labels are clicks after four fifths of the training
+_TURN = 6  # half of the labels are clicks after nine tenths of the training
 _UNSHOWN = 1.0  # share of a step's rows that nobody was shown, at first
 _NEAR, _WITHIN = 0.8, 8  # share of them whose target comes from a row about the same, so many rows away at most
 

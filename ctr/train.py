@@ -34,8 +34,8 @@ _STATE = "state.pt"
 _BUCKETED = 50  # batches that are sorted by length together
 _REPORT_STEPS = 20
 _FEWEST_STEPS = 500
-_SCRATCH_PACE = 5e-4
-_WORD_PACE, _WORD_EPSILON = 5.0, 2e-5  # about the size of the gradient of a word that one row in a hundred has
+_SCRATCH_PACE = 1e-3
+_WORD_PACE, _WORD_EPSILON = 4.0, 2e-5  # about the size of the gradient of a word that one row in a hundred has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,8 @@ class TrainConfig:
         epochs: passes over the distinct rows (see `ctr/merge.py`).
         backbone, size: of a model from scratch, where `start` is None.
         start: a trained encoder by path or hub id.
-        learning_rate: None means 5e-4 from scratch, 3e-5 from a trained encoder; what is new beside a trained encoder
-            moves at 5e-4 at least.
+        learning_rate: None means 1e-3 from scratch, 3e-5 from a trained encoder; what is new beside a trained encoder
+            moves at 1e-3 at least.
         checks_per_epoch, patience: training stops after so many looks at the validation day without a gain.
         validation_rows: rows of that day that are looked at, at most.
     """
@@ -149,7 +149,7 @@ def train(
 
 
 def learning_rate_of(config: TrainConfig) -> float:
-    """The learning rate as given, else 5e-4 from scratch and 3e-5 from a trained encoder."""
+    """The learning rate as given, else 1e-3 from scratch and 3e-5 from a trained encoder."""
     return config.learning_rate or (3e-5 if config.start else _SCRATCH_PACE)
 
 

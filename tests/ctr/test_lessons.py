@@ -95,4 +95,4 @@ def test_labels_begin_at_what_words_say_and_end_at_the_clicks():
 
     assert eased(clicked, of_words, 0.0) == pytest.approx(of_words)
     assert eased(clicked, of_words, 1.0) == pytest.approx(clicked)
-    assert eased(clicked, of_words, 0.5) == pytest.approx(of_words + 0.125 * (clicked - of_words))  # (1 / 2) ** 3
+    assert eased(clicked, of_words, 0.5) == pytest.approx(of_words + (clicked - of_words) / 64)  # (1 / 2) ** 6
