@@ -1,9 +1,9 @@
 """What each step of training learns from: rows that were shown, and at first also rows that nobody was shown.
 
-A model from scratch sets out from what words alone say (`ctr/words.py`; why, decision 0012). Of the rows of a step, a share
-that falls to 0 over the training gets the target of another row, and the label that words say; so there is no end of
-rows, and what words say is learnt as a rule, not row by row. The labels of the other rows turn from what words say to the
-clicks themselves. At the end of the training all are rows that were shown, with their clicks: eq. 5 of GQR.
+A model from scratch sets out from what words alone say (`ctr/words.py`; why, decision 0012). At first every row gets the
+target of another row, and the label that words say; so there is no end of rows, and what words say is learnt as a rule, not
+row by row. Late in the training rows turn to those that were shown, and their labels to the clicks themselves. At the end
+all are rows that were shown, with their clicks: eq. 5 of GQR.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,8 @@ from ctr.features import Ints, Lists, ragged
 from ctr.rows import Rows
 from ctr.words import WordRates
 
-_TURN = 6  # half of the labels are clicks after nine tenths of the training
-_UNSHOWN = 1.0  # share of a step's rows that nobody was shown, at first
-_NEAR, _WITHIN = 0.8, 8  # share of them whose target comes from a row about the same, so many rows away at most
+_TURN = 6  # half of the rows are such as were shown after nine tenths of the training
+_NEAR, _WITHIN = 0.8, 8  # share of the others whose target comes from a row about the same, so many rows away at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Lessons:
         random = np.random.default_rng([self._seed, step])
         as_shown = shown(self._rows, chosen)
         label = eased(as_shown.label, self._of_words[chosen], done)
-        unshown = random.random(len(chosen)) < _UNSHOWN * (1.0 - done)
+        unshown = random.random(len(chosen)) >= done**_TURN
         if not unshown.any():
             return Lesson(as_shown.lists, as_shown.first, as_shown.position, label, as_shown.weight)
         target = np.where(unshown, self._others(chosen, random), chosen)
@@ -70,7 +69,7 @@ class Lessons:
         return Lesson(lists, first, as_shown.position, label, np.where(unshown, np.float32(1), as_shown.weight))
 
     def _others(self, chosen: Ints, random: np.random.Generator) -> NDArray[np.int64]:
-        """A row for each whose target to take: half of them any, half of them about the same as it, (B,)."""
+        """A row for each whose target to take: four in five about the same as it, the others any, (B,)."""
         anywhere = random.integers(0, len(self._rows), len(chosen))
         beside = self._place[chosen] + random.integers(-_WITHIN, _WITHIN + 1, len(chosen))
         near = self._in_order[np.clip(beside, 0, len(self._rows) - 1)]

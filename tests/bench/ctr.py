@@ -71,7 +71,7 @@ TABLE = {
     "snippets": Log("snippets", 30_000, 8, epochs=2, batch_size=128),
     "hint": Log("hint", 30_000, 6, epochs=6),
 }
-LARGE = Log("suggest", 200_000, 8, epochs=8)
+LARGE = Log("suggest", 200_000, 8, epochs=5)
 
 
 def _bars() -> list[Bar]:
