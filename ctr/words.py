@@ -42,20 +42,27 @@ class WordRates:
             chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _MOST_ROWS, replace=False))
         label, weight = (np.asarray(each[chosen], np.float64) for each in (rows.label, rows.weight))
         words = self._words(rows.lists, rows.first[chosen], rows.position[chosen])
+        weights = np.zeros(words.shape[1])
+        seen = np.unique(words.indices)  # the others keep a weight of 0
+        words = words[:, seen]
         clicked, passed = np.flatnonzero(label), np.flatnonzero(label < 1.0)
-        self._model = LogisticRegression(C=_STRENGTH, max_iter=200)
-        self._model.fit(
+        model = LogisticRegression(C=_STRENGTH, max_iter=200)
+        model.fit(
             words[np.concatenate([clicked, passed])],  # a row that some clicked and some passed stands on both sides
             np.repeat([1, 0], [len(clicked), len(passed)]),
             np.concatenate([(weight * label)[clicked], (weight * (1.0 - label))[passed]]),
         )
+        weights[seen] = model.coef_[0]
+        self._weights, self._bias = weights, float(model.intercept_[0])
 
     def of(self, lists: Lists, first: Ints, position: Ints) -> NDArray[np.float32]:
         """P(click) of rows as `ctr.features.compose` takes them, (R,)."""
+        from scipy.special import expit
+
         found = np.empty(len(position), np.float32)
         for begin in range(0, len(position), _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            found[part] = self._model.predict_proba(self._words(lists, first[part], position[part]))[:, 1]
+            found[part] = expit(self._words(lists, first[part], position[part]) @ self._weights + self._bias)
         return found
 
     def _words(self, lists: Lists, first: Ints, position: Ints) -> Any:
