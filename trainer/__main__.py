@@ -137,6 +137,10 @@ def align_policy(
     learning_rate: Annotated[float | None, typer.Option(show_default="the method's own")] = None,
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains every weight.")] = 16,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs of a round.", min=0.01)] = 4.0,
+    chosen_weight: Annotated[
+        float,
+        typer.Option(help="What DPO gives to the likelihood of chosen lists; 0 is DPO as it was published.", min=0),
+    ] = 1.0,
     engine: Annotated[str, typer.Option(help="auto, vllm_local or transformers_local.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of prompts, samples and training.")] = 0,
     as_json: AsJson = False,
@@ -169,7 +173,12 @@ def align_policy(
             max_rounds=max_rounds,
             search=SearchConfig(seed=seed),
             training=MethodConfig(
-                seed=seed, learning_rate=learning_rate, lora_rank=lora_rank, lora_alpha=2 * lora_rank, epochs=epochs
+                seed=seed,
+                chosen_weight=chosen_weight,
+                learning_rate=learning_rate,
+                lora_rank=lora_rank,
+                lora_alpha=2 * lora_rank,
+                epochs=epochs,
             ),
         ),
     )
