@@ -13,10 +13,11 @@ import numpy as np
 from ctr.predictor import Predictor, aec
 from service.contract.engine import Engine, Sampling
 from service.contract.policy import Policy
+from service.contract.prompt import UnifiedTask
+from service.contract.query_text import match_key, one_line
 from service.contract.tasks import get_task
 from trainer.encoding import PROMPT_BUDGET
 from trainer.prompts import AlignmentPrompt
-from trainer.repeats import repeats
 
 MOST_TOKENS = 160  # longer than any list that a policy should write
 
@@ -93,5 +94,16 @@ async def _write(engine: Engine, policy: Policy, prompt: AlignmentPrompt, seed: 
         texts=dict(parsed.texts),
         problem=parsed.problem,
         tokens=len(completion.token_ids) + 1,  # the end
-        repeated=repeats(text, task, prompt, separator),
+        repeated=_repeated(text, task, prompt, separator.strip()),
     )
+
+
+def _repeated(text: str, task: UnifiedTask, prompt: AlignmentPrompt, separator: str) -> int:
+    lines = [line for line in text.split("\n") if line.partition(":")[0].strip().lower() not in task.auxiliary]
+    keys = [key for line in lines for piece in line.split(separator) if (key := match_key(one_line(piece)))]
+    said = {match_key(one_line(prompt.context.query or ""))}
+    repeated = 0
+    for key in keys:
+        repeated += key in said
+        said.add(key)
+    return repeated

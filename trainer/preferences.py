@@ -89,8 +89,7 @@ def make_pairs(
     """At most one pair a prompt, in the order of `candidates`, and what became of the others.
 
     The chosen and the rejected list are those with the most similar lengths (GQR eq. 6), among equals the better
-    chosen, then the worse rejected; rejected lists that repeat a query come before all others (decision 0014). Without
-    `match_length` (the paper's -LM) they are simply the best and the worst. Lists of the
+    chosen, then the worse rejected; without `match_length` (the paper's -LM) simply the best and the worst. Lists of the
     same text, and a chosen list that is not better, make no pair. No judge (None) filters nothing (the paper's -RF).
 
     Raises:
@@ -135,8 +134,7 @@ def _pair(each: Candidates, chosen: Sequence[ScoredList], match_length: bool) ->
     better = [(c, r) for c, r in differing if c.reward - r.reward > LEAST_MARGIN]
     if not better:
         return "reward"
-    repeating = [(c, r) for c, r in better if match_length and r.repeats]
-    best, worst = min(repeating or better, key=lambda two: _unlikeness(two[0], two[1], match_length))
+    best, worst = min(better, key=lambda two: _unlikeness(two[0], two[1], match_length))
     return Pair(prompt=each.prompt, chosen=best, rejected=worst)
 
 

@@ -144,7 +144,7 @@ async def test_the_columns_are_plain(tmp_path):
 
     assert table.column_names == ["prompt_id", "task", "n", "query", "context", "chosen", "rejected"]
     assert json.loads(table["context"][0].as_py())["session"] == []
-    assert set(table["chosen"][0].as_py()[0]) == {"queries", "texts", "reward", "response", "tokens", "repeats"}
+    assert set(table["chosen"][0].as_py()[0]) == {"queries", "texts", "reward", "response", "tokens"}
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; the extra `cluster` brings it.")

@@ -1,7 +1,6 @@
 """Pairs: eq. 6 worked out by hand, against the slow obvious way, and what becomes of prompts that give none."""
 
 import os
-from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -55,15 +54,6 @@ def test_the_pair_has_the_most_similar_lengths():
     pair = _only(chosen, rejected)
 
     assert (pair.chosen, pair.rejected) == (chosen[1], rejected[1])
-
-
-def test_a_rejected_list_that_repeats_comes_first_whatever_its_length():
-    chosen = [_list(20, 0.9), _list(15, 0.7)]
-    rejected = [_list(15, 0.1), replace(_list(18, 0.3), repeats=1)]
-
-    assert _only(chosen, rejected).rejected == rejected[1]
-    assert _only(chosen, rejected).chosen == chosen[0]  # 20-18=2 is the least of the rest
-    assert _only(chosen, rejected, match_length=False).rejected == rejected[0]
 
 
 def test_without_length_matching_it_is_the_best_and_the_worst():

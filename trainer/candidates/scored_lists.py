@@ -31,7 +31,6 @@ _LIST = pa.struct(
         ("reward", pa.float64()),
         ("response", pa.string()),
         ("tokens", pa.int64()),
-        ("repeats", pa.int64()),
     ]
 )
 _SCHEMA = pa.schema(
@@ -55,7 +54,6 @@ class ScoredList:
         texts: auxiliary texts (snippets: guide, prefix, suffix).
         response: `task.response(...)`, what a policy is trained to write; of a list to avoid, what it wrote.
         tokens: of the response under the policy's tokenizer, the end of sequence included.
-        repeats: queries of the response that stand above in it, or were asked.
     """
 
     queries: tuple[str, ...]
@@ -63,7 +61,6 @@ class ScoredList:
     reward: float
     response: str
     tokens: int
-    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +187,6 @@ def _list_row(each: ScoredList) -> dict[str, Any]:
         "reward": each.reward,
         "response": each.response,
         "tokens": each.tokens,
-        "repeats": each.repeats,
     }
 
 
@@ -210,5 +206,4 @@ def _scored_list(row: Mapping[str, Any]) -> ScoredList:
         reward=row["reward"],
         response=row["response"],
         tokens=row["tokens"],
-        repeats=row["repeats"],
     )

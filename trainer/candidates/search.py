@@ -29,7 +29,6 @@ from trainer.candidates.scored_lists import Candidates, ScoredList, Shards, to_p
 from trainer.encoding import PROMPT_BUDGET
 from trainer.judges import Similar
 from trainer.prompts import AlignmentPrompt
-from trainer.repeats import repeats
 
 _SHARDS_AT_ONCE = 2  # while the lists of one are scored, the engine writes for the other
 
@@ -226,7 +225,7 @@ class CandidateSearch:
     ) -> tuple[ScoredList, ...]:
         queries = [each.queries for each in lists]
         worst = lowest(queries, rewards, self._config.rejected, diversity=self._config.diversity)
-        return tuple(self._scored(prompt, queries[i], lists[i].texts, rewards[i], lists[i].text) for i in worst)
+        return tuple(self._scored(queries[i], lists[i].texts, rewards[i], lists[i].text) for i in worst)
 
     def _tree(self, prompt: AlignmentPrompt, prompt_ids: tuple[int, ...], drawn: Sequence[Response]) -> _Tree:
         """One empty list for each group; where texts come first, those of the first random response (one set a prompt)."""
@@ -326,7 +325,6 @@ class CandidateSearch:
         task, text_format = get_task(tree.prompt.task), self._policy.tokenizer.format
         return tuple(
             self._scored(
-                tree.prompt,
                 beam.queries,
                 tree.texts,
                 beam.reward.value,
@@ -335,18 +333,9 @@ class CandidateSearch:
             for beam in beams
         )
 
-    def _scored(
-        self, prompt: AlignmentPrompt, queries: tuple[str, ...], texts: dict[str, str], reward: float, response: str
-    ) -> ScoredList:
-        tokenizer = self._policy.tokenizer
-        return ScoredList(
-            queries=queries,
-            texts=texts,
-            reward=reward,
-            response=response,
-            tokens=len(tokenizer.encode_response(response)),
-            repeats=repeats(response, get_task(prompt.task), prompt, tokenizer.format.separator),
-        )
+    def _scored(self, queries: tuple[str, ...], texts: dict[str, str], reward: float, response: str) -> ScoredList:
+        tokens = len(self._policy.tokenizer.encode_response(response))
+        return ScoredList(queries=queries, texts=texts, reward=reward, response=response, tokens=tokens)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
