@@ -22,7 +22,9 @@ from trainer.methods.run import Run
 
 pytestmark = pytest.mark.slow
 
-QUICK = MethodConfig(batch_size=4, lora_rank=4, lora_alpha=8, learning_rate=5e-3, save_steps=2, log_steps=1, kl_pairs=2)
+QUICK = MethodConfig(
+    epochs=1.0, batch_size=4, lora_rank=4, lora_alpha=8, learning_rate=5e-3, save_steps=2, log_steps=1, kl_pairs=2
+)
 RESUME_TOLERANCE = 1e-6  # largest difference of a weight between a run at once and one that was killed
 LOGIT_TOLERANCE = 1e-5  # of the trained model and of what is loaded from its files, float32
 

@@ -19,7 +19,14 @@ from trainer.methods.run import Run
 pytestmark = pytest.mark.slow
 
 QUICK = MethodConfig(
-    chosen_weight=0.0, batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2
+    epochs=1.0,
+    chosen_weight=0.0,
+    batch_size=8,
+    lora_rank=4,
+    lora_alpha=8,
+    learning_rate=5e-3,
+    log_steps=1,
+    kl_pairs=2,
 )
 LOGPROB_TOLERANCE = 1e-3  # of a whole list in float32; sums are taken in another order
 
