@@ -65,7 +65,7 @@ def test_two_processes_end_as_one(started, method):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_accelerate_launch_runs_the_same_command(started):
-    policy, said = started(LAUNCHED, "launched", "--batch-size", "16", "--lora-rank", "4")
+    policy, said = started(LAUNCHED, "launched", "--batch-size", "16", "--epochs", "1", "--lora-rank", "4")
 
     assert policy.lineage == "base"
     assert json.loads(said)["step"] == 1
