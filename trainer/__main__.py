@@ -12,6 +12,9 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Teach a policy.")
 
+ChosenWeight = Annotated[
+    float, typer.Option(help="What DPO gives to the likelihood of chosen lists; 0 is DPO as it was published.", min=0)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and no progress.")]
 Work = Annotated[
     Path, typer.Option(help="Where checkpoints, metrics and the plot go; a second run goes on from there.")
@@ -66,10 +69,7 @@ def train_preferences(
     method: Annotated[str, typer.Option(help="dpo, or sft on the chosen lists.")] = "dpo",
     work: Work = Path(".data/train/preferences"),
     beta: Annotated[float, typer.Option(help="How strongly DPO keeps near to the reference.")] = 0.1,
-    chosen_weight: Annotated[
-        float,
-        typer.Option(help="What DPO gives to the likelihood of chosen lists; 0 is DPO as it was published.", min=0),
-    ] = 1.0,
+    chosen_weight: ChosenWeight = 1.0,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs.", min=0.01)] = 4.0,
     batch_size: Annotated[int, typer.Option(help="Pairs a step, over all processes.", min=1)] = 16,
     accumulation_steps: Annotated[int, typer.Option(help="Passes that a step is cut into, to save memory.", min=1)] = 1,
@@ -137,10 +137,7 @@ def align_policy(
     learning_rate: Annotated[float | None, typer.Option(show_default="the method's own")] = None,
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains every weight.")] = 16,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs of a round.", min=0.01)] = 4.0,
-    chosen_weight: Annotated[
-        float,
-        typer.Option(help="What DPO gives to the likelihood of chosen lists; 0 is DPO as it was published.", min=0),
-    ] = 1.0,
+    chosen_weight: ChosenWeight = 1.0,
     engine: Annotated[str, typer.Option(help="auto, vllm_local or transformers_local.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of prompts, samples and training.")] = 0,
     as_json: AsJson = False,

@@ -137,24 +137,29 @@ async def test_a_redis_that_is_harmed_costs_no_answer_and_at_most_sixty_millisec
     open_api: OpenApi, build: Path, tmp_path: Path, fault: str
 ) -> None:
     costs_s: list[float] = []
-    while not costs_s or (
-        costs_s[-1] >= 0.06 and len(costs_s) < 3
-    ):  # a fault costs every time, a busy machine does not
-        with own_redis(tmp_path) as (url, process):
-            await put_into_redis(build, url, timeout_s=5, keep_old_s=60)
-            async with open_api(engine="off", redis_url=url) as api:
-                await promote(api.app.state.runtime.database, build)
-                await until_served(api, build)
-                await timed(api, 5)
-                before_s, replies = await timed(api, 60)
-                assert {reply["served_by"] for reply in replies} == {"cor"}
-
-                harm(fault, url, process, build.name)
-                after_s, replies = await timed(api, 60)
-
-                assert {reply["served_by"] for reply in replies} == {"none"}  # every one of them was 200
-                costs_s.append(max(after_s) - max(before_s))
+    for _ in range(3):  # a fault costs every time, a busy machine does not
+        costs_s.append(await cost_s(open_api, build, tmp_path, fault))
+        if costs_s[-1] < 0.06:
+            break
     assert costs_s[-1] < 0.06, costs_s
+
+
+async def cost_s(open_api: OpenApi, build: Path, tmp_path: Path, fault: str) -> float:
+    """How much longer the slowest of 60 answers takes than before the fault; every one of them is 200."""
+    with own_redis(tmp_path) as (url, process):
+        await put_into_redis(build, url, timeout_s=5, keep_old_s=60)
+        async with open_api(engine="off", redis_url=url) as api:
+            await promote(api.app.state.runtime.database, build)
+            await until_served(api, build)
+            await timed(api, 5)
+            before_s, replies = await timed(api, 60)
+            assert {reply["served_by"] for reply in replies} == {"cor"}
+
+            harm(fault, url, process, build.name)
+            after_s, replies = await timed(api, 60)
+
+            assert {reply["served_by"] for reply in replies} == {"none"}
+            return max(after_s) - max(before_s)
 
 
 async def timed(api: Api, count: int) -> tuple[list[float], list[dict[str, Any]]]:
