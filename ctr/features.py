@@ -188,6 +188,14 @@ def _suffix_lengths(position: Ints, layout: Layout) -> NDArray[np.int64]:
     return np.fromiter((len(_suffix(int(k), layout)) for k in position), np.int64, len(position))
 
 
+def tokens_of(lists: Lists, queries: Ints, until: Ints | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens of the queries, or of those from each up to `until`, one after another, and how many each has."""
+    begin = np.asarray(lists.starts[queries], np.int64)
+    n = np.asarray(lists.starts[queries + 1 if until is None else until], np.int64) - begin
+    query, place = ragged(n)
+    return np.asarray(lists.tokens[begin[query] + place], np.int64), n
+
+
 def ragged(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and offset of every element of ragged rows: lengths [2, 1] give [0, 0, 1] and [0, 1, 0]."""
     rows = np.repeat(np.arange(len(lengths)), lengths)

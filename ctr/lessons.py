@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.features import Ints, Lists, ragged
+from ctr.features import Ints, Lists, ragged, tokens_of
 from ctr.rows import Rows
 from ctr.words import WordRates
 
@@ -90,17 +90,14 @@ def recombined(rows: Rows, chosen: Ints, target: Ints) -> tuple[Lists, NDArray[n
 
     Returns them with the index of each one's q_user, (B,); the position of each is that of its row in `chosen`.
     """
-    lists, starts = rows.lists, rows.lists.starts
+    lists = rows.lists
     first, position = (np.asarray(each, np.int64) for each in (rows.first[chosen], rows.position[chosen]))
     targets = np.asarray(rows.first[target], np.int64) + rows.position[target]
     row, k = ragged(position + 1)
     queries = np.where(k < position[row], first[row] + k, targets[row])
-    begin = np.asarray(starts[queries], np.int64)
-    lengths = np.asarray(starts[queries + 1], np.int64) - begin
-    query, place = ragged(lengths)
-    tokens = np.asarray(lists.tokens[begin[query] + place])
+    tokens, lengths = tokens_of(lists, queries)
     return (
-        Lists(tokens, k[query], np.concatenate([[0], np.cumsum(lengths)])),
+        Lists(tokens, np.repeat(k, lengths), np.concatenate([[0], np.cumsum(lengths)])),
         np.concatenate([[0], np.cumsum(position + 1)[:-1]]),
     )
 
@@ -108,9 +105,8 @@ def recombined(rows: Rows, chosen: Ints, target: Ints) -> tuple[Lists, NDArray[n
 def _by_rarest_word(rows: Rows, random: np.random.Generator) -> NDArray[np.int64]:
     """The rows in an order in which those whose q_user has the same rarest token stand together, (R,)."""
     lists, (asked, of_row) = rows.lists, np.unique(np.asarray(rows.first, np.int64), return_inverse=True)
-    begin = np.asarray(lists.starts[asked], np.int64)
-    query, place = ragged(np.asarray(lists.starts[asked + 1], np.int64) - begin)
-    tokens = np.asarray(lists.tokens[begin[query] + place], np.int64)
+    tokens, n = tokens_of(lists, asked)
+    query = np.repeat(np.arange(len(n)), n)
     count = np.bincount(tokens, minlength=1)
     rarity = count[tokens] * len(count) + tokens
     rarest = np.full(len(asked), -1, np.int64)  # of a q_user without tokens

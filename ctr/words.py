@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.features import MOST_POSITIONS, Ints, Lists, Variant, ragged
+from ctr.features import MOST_POSITIONS, Ints, Lists, Variant, ragged, tokens_of
 from ctr.rows import Rows
 
 _MOST_ROWS = 100_000  # that are fitted on
@@ -74,23 +74,23 @@ class WordRates:
 
         first, position = np.asarray(first, np.int64), np.asarray(position, np.int64)
         everyone, below = np.arange(len(position)), np.flatnonzero(position > 1)
-        shown, n = _tokens(lists, first + position)
-        said = _said(shown, n, *_tokens(lists, first), self._vocabulary)
+        asked, target = tokens_of(lists, first), tokens_of(lists, first + position)
+        shown, n = target
+        said = _said(*target, *asked, self._vocabulary)
         facts = [said, said == 1.0, n / _LONG]
         parts = [
             (everyone.repeat(n), shown, 1.0 / np.sqrt(n).repeat(n)),
-            _pairs(everyone, *_tokens(lists, first), shown, n, _OF_PAIRS),
-            _bigrams(shown, n),
+            _pairs(everyone, *asked, *target, _OF_PAIRS),
+            _bigrams(*target),
         ]
         widths = [self._vocabulary, _PAIRS, _PAIRS]
         if self._variant is not Variant.PLAIN:
             parts.append((everyone, np.minimum(position, MOST_POSITIONS), np.ones(len(position))))
             widths.append(MOST_POSITIONS + 1)
         if self._variant is Variant.CTX:
-            facts.append(_said(shown, n, *_tokens(lists, first + 1, first + position), self._vocabulary))
-            above = _tokens(lists, (first + position - 1)[below])
-            target = _tokens(lists, (first + position)[below])
-            parts.append(_pairs(below, *above, *target, _OF_ABOVE))
+            facts.append(_said(*target, *tokens_of(lists, first + 1, first + position), self._vocabulary))
+            above, under = (tokens_of(lists, (first + position - back)[below]) for back in (1, 0))
+            parts.append(_pairs(below, *above, *under, _OF_ABOVE))
             widths.append(_PAIRS)
         parts += [(everyone, np.zeros_like(everyone), np.asarray(fact, np.float64)) for fact in facts]
         widths += [1] * len(facts)
@@ -103,14 +103,6 @@ class WordRates:
 _Tokens = NDArray[np.int64]
 _Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 """Rows, columns and values."""
-
-
-def _tokens(lists: Lists, queries: Ints, until: Ints | None = None) -> tuple[_Tokens, NDArray[np.int64]]:
-    """Tokens of the queries, or of those from each up to `until`, one after another, and how many each has."""
-    begin = np.asarray(lists.starts[queries], np.int64)
-    n = np.asarray(lists.starts[queries + 1 if until is None else until], np.int64) - begin
-    query, place = ragged(n)
-    return np.asarray(lists.tokens[begin[query] + place], np.int64), n
 
 
 def _said(shown: _Tokens, n: Ints, before: _Tokens, m: Ints, vocabulary: int) -> NDArray[np.float64]:

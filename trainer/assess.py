@@ -6,12 +6,12 @@ It knows nothing about training. AEC is the mean list reward of one response per
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from ctr.predictor import Predictor, aec
-from service.contract.engine import Engine, Sampling
+from service.contract.engine import Engine
 from service.contract.policy import Policy
 from service.contract.prompt import UnifiedTask
 from service.contract.query_text import match_key, one_line
@@ -78,12 +78,7 @@ async def _write(engine: Engine, policy: Policy, prompt: AlignmentPrompt, seed: 
     task, tokenizer = get_task(prompt.task), policy.tokenizer
     rendered = task.render(prompt.context, tokenizer, budget=PROMPT_BUDGET)
     name = hashlib.sha256(f"{seed}:{prompt.prompt_id}".encode()).digest()
-    sampling = Sampling(
-        max_tokens=MOST_TOKENS,
-        seed=int.from_bytes(name[:4]) >> 1,
-        stop_token_ids=tokenizer.eos_ids,
-        **asdict(policy.decoding),
-    )
+    sampling = policy.sampling(prompt.context, max_tokens=MOST_TOKENS, seed=int.from_bytes(name[:4]) >> 1)
     request = f"assess-{name.hex()[:16]}-{policy.version}"
     [completion] = await engine.generate(request, rendered.token_ids, sampling, policy.adapter)
     text, separator = tokenizer.decode(completion.token_ids), tokenizer.format.separator

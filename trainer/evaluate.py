@@ -8,10 +8,10 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 
-from service.contract.engine import Engine, Sampling
+from service.contract.engine import Engine
 from service.contract.policy import Policy
 from service.contract.query_text import match_key
 from service.contract.tasks import get_task
@@ -56,12 +56,12 @@ async def evaluate(
 
     Lists are sampled as the policy says, which is how they are served.
     """
-    tokenizer, decoding = policy.tokenizer, asdict(policy.decoding)
+    tokenizer = policy.tokenizer
     gate = asyncio.Semaphore(at_once)
 
     async def write(number: int, example: Example) -> Written:
         prompt = get_task(example.task).render(example.context, tokenizer, budget=PROMPT_BUDGET)
-        sampling = Sampling(max_tokens=_MAX_TOKENS, seed=number, stop_token_ids=tokenizer.eos_ids, **decoding)
+        sampling = policy.sampling(example.context, max_tokens=_MAX_TOKENS, seed=number)
         async with gate:
             asked = time.monotonic()
             [completion] = await engine.generate(f"evaluate-{number}", prompt.token_ids, sampling, policy.adapter)

@@ -9,13 +9,34 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distinct:
+    """A completion is a list of pieces, and says nothing twice.
+
+    `separator_id`: the token between pieces. `said`: token ids of pieces that count as said before it begins.
+    """
+
+    separator_id: int
+    said: frozenset[tuple[int, ...]] = frozenset()
+
+    def repeats(self, written: Sequence[int]) -> bool:
+        """Whether the last piece, as far as it is written, is one that was said: it must not end here."""
+        above, begin = set(self.said), 0
+        for _ in range(written.count(self.separator_id)):
+            end = written.index(self.separator_id, begin)
+            above.add(tuple(written[begin:end]))
+            begin = end + 1
+        last = tuple(written[begin:])
+        return bool(last) and last in above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How to decode. Every field is logged with the impression.
 
     `temperature` 0 is greedy. `presence_penalty` (-2..2) is taken from the logit of every token that the completion
     has already, `frequency_penalty` (-2..2) as often as it has it. `stop_token_ids` end a completion besides the
     end-of-sequence token; the stop token itself is not part of the completion. `exact_tokens` makes every completion
-    `max_tokens` long (benchmarks).
+    `max_tokens` long (benchmarks). `distinct`: no piece of the completion ends as a repeat, however likely that is.
     """
 
     max_tokens: int
@@ -27,6 +48,7 @@ class Sampling:
     n: int = 1
     stop_token_ids: tuple[int, ...] = ()
     exact_tokens: bool = False
+    distinct: Distinct | None = None
 
 
 @dataclass(frozen=True, slots=True)

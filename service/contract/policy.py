@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.artifact import MANIFEST, manifest_sha256, read_manifest, seal, verify
-from service.contract.engine import Adapter
+from service.contract.engine import Adapter, Sampling
 from service.contract.errors import ArtifactError, PromptMismatch
 from service.contract.settings import STARTER
 from service.contract.tasks import all_tasks
 from service.contract.tokenizer import PromptTokenizer, TextFormat, chat_template
+from service.contract.types import PromptContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,19 @@ class Policy:
     def model_directory(self) -> Path:
         """The model that an engine loads: the policy's own, or the one that its adapter is trained on."""
         return self.base_directory or self.directory
+
+    def sampling(self, context: PromptContext, *, max_tokens: int, **how: Any) -> Sampling:
+        """How it writes a list for this context: in its own decoding where `how` says nothing, and nothing twice.
+
+        What the person asked already counts as said.
+        """
+        asked = (context.query or "", *context.session)
+        return Sampling(
+            max_tokens=max_tokens,
+            stop_token_ids=self.tokenizer.eos_ids,
+            distinct=self.tokenizer.distinct(asked),
+            **asdict(self.decoding) | how,
+        )
 
 
 def load_policy(reference: str | Path) -> Policy:

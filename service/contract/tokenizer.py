@@ -4,6 +4,7 @@ It knows nothing about tasks; what people typed can never become a special token
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -13,7 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from service.contract.engine import Distinct
 from service.contract.errors import ArtifactError
+from service.contract.query_text import match_key, one_line
 
 _CONTENT = "\u0001content\u0001"  # cannot occur in a template
 
@@ -73,6 +76,14 @@ class PromptTokenizer:
         for number, piece in enumerate(text.split(self.format.separator)):
             ids += (self.separator_ids if number else ()) + tuple(self.encode(piece))
         return ids + list(self.eos_ids[:1])
+
+    def distinct(self, said: Iterable[str]) -> Distinct | None:
+        """What keeps a list from saying a query twice, or one of `said`. None where the separator is no token of its own."""
+        if not self.format.separator_is_token:
+            return None
+        forms = {form for text in said for form in (one_line(text), match_key(text)) if form}
+        pieces = {tuple(self.encode(space + form)) for form in forms for space in ("", " ")}
+        return Distinct(separator_id=self.separator_ids[0], said=frozenset(pieces))
 
     def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
         """Text of token ids, special tokens written out."""

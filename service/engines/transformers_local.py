@@ -4,6 +4,7 @@ It knows nothing about queries, tasks or HTTP.
 """
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -153,7 +154,9 @@ class TransformersLocal:
                 attention_mask=mask,
                 generation_config=_decoding(sampling, jobs[0].room, stops),
                 stopping_criteria=StoppingCriteriaList([_leavers(rows_left)]),
-                logits_processor=LogitsProcessorList([_penalties(sampling, ids.shape[1])]),
+                logits_processor=LogitsProcessorList(
+                    [_penalties(sampling, ids.shape[1]), _distinct(sampling, ids.shape[1], stops)]
+                ),
             )
             tokens = out.sequences[:, ids.shape[1] :]
             raw = torch.stack(out.logits, dim=1).float().log_softmax(-1)
@@ -260,6 +263,21 @@ def _penalties(sampling: Sampling, prompt_width: int) -> Any:
         return scores - presence * (counts > 0) - frequency * counts
 
     return lowered
+
+
+def _distinct(sampling: Sampling, prompt_width: int, stops: frozenset[int]) -> Any:
+    """A logits processor that rules out the end of a piece which was said already."""
+    distinct = sampling.distinct
+
+    def kept_apart(input_ids: Any, scores: Any) -> Any:
+        if distinct is None:
+            return scores
+        repeats = [distinct.repeats(written) for written in input_ids[:, prompt_width:].tolist()]
+        for token in (distinct.separator_id, *stops):
+            scores[repeats, token] = -math.inf
+        return scores
+
+    return kept_apart
 
 
 def _leavers(rows_left: list[threading.Event]) -> Any:

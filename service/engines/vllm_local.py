@@ -29,6 +29,7 @@ from service.engines.vllm_process import (
 _WARM_UP_BATCH = 8
 _SHUTDOWN_S = 1.5
 _OWNER_ENDS_S = 4.0  # vLLM's shutdown, then the fork server's
+_DISTINCT = "service.engines._vllm_distinct:DistinctPieces"
 _CANARY_PRIORITY = -1  # vLLM takes smaller first, so that a check is not stuck behind a queue of prompts
 
 
@@ -216,6 +217,7 @@ def _build(directory: Path, settings: Settings, limits: ModelLimits, release: th
         disable_log_stats=True,
         use_tqdm_on_load=False,
         dtype=dtype(settings),
+        logits_processors=[_DISTINCT],
         **(_on_cpu() if device_kind() == "cpu" else {"gpu_memory_utilization": settings.vllm_gpu_memory_share}),
     )
     if device_kind() == "cpu":
@@ -255,8 +257,15 @@ def _sampling_params(sampling: Sampling, max_tokens: int, stops: frozenset[int])
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args=_arguments(sampling, stops),
         skip_clone=True,
     )
+
+
+def _arguments(sampling: Sampling, stops: frozenset[int]) -> dict[str, Any] | None:
+    from service.engines._vllm_distinct import arguments
+
+    return arguments(sampling.distinct, stops) if sampling.distinct else None
 
 
 def _fail_in_flight(llm: Any) -> None:

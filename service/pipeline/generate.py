@@ -8,13 +8,12 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from service.contract.engine import Completion, Engine, Sampling
 from service.contract.errors import EngineBusy, EngineError, EngineUnavailable
-from service.contract.policy import Decoding, Policy
-from service.contract.prompt import UnifiedTask
+from service.contract.policy import Policy
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
 from service.pipeline.request import RecommendRequest, Trace
 
@@ -94,9 +93,7 @@ class Generator:
         serving = self._usable(request, context)
         policy = serving.policy
         prompt = request.task.render(context, policy.tokenizer, budget=self._prompt_tokens)
-        sampling = self._sampling(
-            request.task, request.n, len(prompt.token_ids), replace(policy.decoding, **self._decoding), lists
-        )
+        sampling = self._sampling(request, policy, context, len(prompt.token_ids), lists)
         trace.policy_version = policy.version
         trace.prompt_fingerprint = request.task.fingerprint(policy.tokenizer.format)
         trace.prompt_text, trace.prompt_tokens = prompt.text, len(prompt.token_ids)
@@ -124,15 +121,19 @@ class Generator:
             raise NoList("nothing_to_go_on")
         return serving
 
-    def _sampling(self, task: UnifiedTask, n: int, prompt_tokens: int, decoding: Decoding, lists: int) -> Sampling:
-        wanted = n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
-        return Sampling(
+    def _sampling(
+        self, request: RecommendRequest, policy: Policy, context: PromptContext, prompt_tokens: int, lists: int
+    ) -> Sampling:
+        wanted = request.n * _TOKENS_PER_QUERY + len(request.task.auxiliary) * _TOKENS_PER_TEXT
+        found = policy.sampling(
+            context,
             max_tokens=self._exact_tokens or min(wanted, self._context_tokens - prompt_tokens),
             exact_tokens=self._exact_tokens is not None,
             seed=random.getrandbits(31),
-            n=lists if decoding.temperature > 0 else 1,  # a greedy policy has one list to give
-            **asdict(decoding),
+            n=lists,
+            **self._decoding,
         )
+        return found if found.temperature > 0 else replace(found, n=1)  # a greedy policy has one list to give
 
 
 async def _complete(

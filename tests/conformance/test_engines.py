@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from service.contract.engine import Adapter, Completion, Engine, Sampling
+from service.contract.engine import Adapter, Completion, Distinct, Engine, Sampling
 from service.contract.errors import EngineError, EngineUnavailable
 from service.contract.settings import Settings
 from service.engines import create_engine
@@ -108,6 +109,41 @@ async def test_a_penalty_keeps_tokens_from_coming_again(subject: Subject, penalt
     (kept,) = await subject.engine.generate(f"kept-{penalty}", subject.prompt, replace(plain, **{penalty: 2.0}))
 
     assert len(set(kept.token_ids)) > len(set(free.token_ids))
+
+
+async def test_a_piece_that_was_said_before_the_list_does_not_end(subject: Subject) -> None:
+    if subject.engine.name == "scripted":
+        pytest.skip("The scripted engine has no distribution to rule anything out of.")
+    (free,) = await subject.engine.generate("free-piece", subject.prompt, GREEDY)
+    end = next(token for token in free.token_ids[1:] if token != free.token_ids[0])
+    said = free.token_ids[: free.token_ids.index(end)]
+    other = Distinct(separator_id=end, said=frozenset([(*said, end + 1)]))
+
+    for stops in ((), (end,)):
+        ends = replace(GREEDY, stop_token_ids=stops)
+        (kept,) = await subject.engine.generate(
+            f"kept-{stops}", subject.prompt, replace(ends, distinct=Distinct(separator_id=end, said=frozenset([said])))
+        )
+        (same,) = await subject.engine.generate(f"same-{stops}", subject.prompt, replace(ends, distinct=other))
+
+        assert kept.token_ids[: len(said)] == said
+        assert kept.token_ids[len(said)] != end
+        assert same.token_ids == (said if stops else free.token_ids)
+
+
+async def test_a_list_says_nothing_twice_where_it_is_to_be_distinct(subject: Subject) -> None:
+    if subject.engine.name == "scripted":
+        pytest.skip("The scripted engine has no distribution to rule anything out of.")
+    many = Sampling(max_tokens=60, temperature=0.2, top_p=1.0, exact_tokens=True, n=16, seed=3)
+    free = await subject.engine.generate("may-repeat", subject.prompt, many)
+    tokens = {token for each in free for token in each.token_ids}
+    separator = max(tokens, key=lambda token: sum(_repeats(each, token) for each in free))
+
+    distinct = replace(many, distinct=Distinct(separator_id=separator))
+    kept = await subject.engine.generate("distinct", subject.prompt, distinct)
+
+    assert sum(_repeats(each, separator) for each in free) > 0
+    assert sum(_repeats(each, separator) for each in kept) == 0
 
 
 async def test_a_stop_token_ends_a_completion_and_is_not_part_of_it(subject: Subject) -> None:
@@ -381,6 +417,13 @@ async def test_closing_twice_fails_what_is_in_flight_and_what_comes_later(subjec
 
 def _with_base(subject: Subject) -> tuple[Adapter | None, ...]:
     return (None, *subject.adapters)
+
+
+def _repeats(written: Completion, separator: int) -> int:
+    """Pieces that ended and had been said."""
+    ends = [place for place, token in enumerate(written.token_ids) if token == separator]
+    pieces = [written.token_ids[begin + 1 : end] for begin, end in pairwise([-1, *ends]) if begin + 1 < end]
+    return len(pieces) - len(set(pieces))
 
 
 async def _until_idle(engine: Engine, seconds: float) -> None:

@@ -12,6 +12,7 @@ from service.contract.policy import load_policy, seal_policy, version_named
 from service.contract.settings import STARTER
 from service.contract.tasks import all_tasks
 from service.contract.tokenizer import TextFormat
+from service.contract.types import PromptContext
 from tests.fakes import CHAT_TEMPLATE
 from tests.service_process import adapter_policy
 from tests.tiny_models import SEP_ID, make_tokenizer
@@ -38,6 +39,18 @@ def test_a_sealed_policy_is_loaded_as_its_manifest_says(sealed: Path) -> None:
 
     assert (policy.version, policy.locales, policy.lineage, policy.directory) == ("sft-1", ("en",), "base-1", sealed)
     assert policy.tokenizer.separator_ids == (SEP_ID,)
+
+
+def test_a_policy_samples_as_its_manifest_says_and_nothing_that_was_asked(sealed: Path) -> None:
+    policy = load_policy(sealed)
+    context = PromptContext(n=2, query="Rice", session=("beans",))
+
+    sampling = policy.sampling(context, max_tokens=7, temperature=0.1)
+
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.1, policy.decoding.top_p)
+    assert sampling.distinct is not None
+    assert all(sampling.distinct.repeats(policy.tokenizer.encode(text)) for text in ("rice", "Rice", "beans"))
+    assert not sampling.distinct.repeats(policy.tokenizer.encode("peas"))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

@@ -31,6 +31,33 @@ def test_our_separator_and_our_end_are_one_token_each() -> None:
     assert tokenizer.decode(ids) == " rice<sep> beans</s>"
 
 
+@pytest.mark.parametrize("said", ["brown rice", " Brown  Rice?", "brown rice."])
+def test_what_was_said_may_not_be_said_again_in_any_spelling_of_its(said: str) -> None:
+    tokenizer = own_tokenizer()
+    distinct = tokenizer.distinct([said])
+    assert distinct is not None
+    written = tokenizer.encode_response("rice<sep>brown rice")[:-1]
+
+    assert distinct.repeats(written)
+    assert not distinct.repeats(written[:-1])
+    assert not distinct.repeats([*written, *tokenizer.encode("cooker")])
+
+
+def test_what_stands_above_in_the_list_may_not_be_said_again() -> None:
+    tokenizer = own_tokenizer()
+    distinct = tokenizer.distinct([])
+    assert distinct is not None
+
+    assert distinct.repeats(tokenizer.encode_response("rice<sep>beans<sep>rice")[:-1])
+    assert not distinct.repeats(tokenizer.encode_response("rice<sep>beans")[:-1])
+    assert not distinct.repeats([*tokenizer.encode("rice"), *tokenizer.separator_ids])
+    assert not distinct.repeats([])
+
+
+def test_lists_with_a_written_separator_are_not_watched() -> None:
+    assert chat_tokenizer().distinct(["rice"]) is None
+
+
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=5))
 def test_lines_together_are_encoded_as_each_alone(lines: list[str]) -> None:

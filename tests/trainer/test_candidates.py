@@ -298,7 +298,7 @@ async def test_a_query_that_some_samples_end_with_goes_on():
 
 async def test_a_query_that_is_cut_or_unreadable_is_left_out_and_counted():
     def write(query: str, so_far: str, sampling: Sampling) -> list[str]:
-        return ["word " * 40 + "<sep>x", "###<sep>x", "tea gold<sep>x"] if sampling.stop_token_ids else ["tea gold"]
+        return ["word " * 40 + "<sep>x", "###<sep>x", "tea gold<sep>x"] if sampling.n == 3 else ["tea gold"]
 
     search = search_with(KnownEngine(write), KnownPredictor(), replace(PLAIN, expansions=3))
 

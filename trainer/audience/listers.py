@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-from service.contract.engine import Engine, Sampling
+from service.contract.engine import Engine
 from service.contract.policy import Policy
 from service.contract.tasks import get_task
 from trainer.audience.audience import Audience
@@ -39,14 +39,14 @@ class Lister(Protocol):
 
 def written_by(engine: Engine, policy: Policy) -> Lister:
     """Lists that `policy` writes, sampled as the policy says, as serving samples them. The engine is started already."""
-    tokenizer, decoding = policy.tokenizer, asdict(policy.decoding)
-    logged = {**decoding, "max_tokens": _MAX_TOKENS, "n": 1}
+    tokenizer = policy.tokenizer
+    logged = {**asdict(policy.decoding), "max_tokens": _MAX_TOKENS, "n": 1}
 
     async def lister(scene: Scene, rng: Random) -> Shown:
         task = get_task(scene.task)
         prompt = task.render(scene.context, tokenizer, budget=PROMPT_BUDGET)
         seed = rng.getrandbits(31)
-        sampling = Sampling(max_tokens=_MAX_TOKENS, seed=seed, stop_token_ids=tokenizer.eos_ids, **decoding)
+        sampling = policy.sampling(scene.context, max_tokens=_MAX_TOKENS, seed=seed)
         name = f"simulate-{rng.getrandbits(60)}"
         [completion] = await engine.generate(name, prompt.token_ids, sampling, policy.adapter)
         text = tokenizer.decode(completion.token_ids)

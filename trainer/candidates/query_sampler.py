@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Coroutine, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
 from typing import Any, TypeVar, cast
@@ -96,16 +96,25 @@ class QuerySampler:
         """Of `n` responses in the policy's own decoding those that are whole: ended, with a query and every text."""
         task = get_task(prompt.task)
         most = prompt.context.n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
-        sampling = Sampling(max_tokens=most, n=n, seed=seed, **asdict(self._policy.decoding))
+        sampling = self._policy.sampling(prompt.context, max_tokens=most, n=n, seed=seed)
         read = [self._whole(task, prompt, prompt_ids, each) for each in await self._ask(prompt_ids, sampling)]
         return self._readable(read)
 
     async def following(
-        self, task: UnifiedTask, token_ids: tuple[int, ...], n: int, seed: int, *, temperature: float, top_p: float
+        self,
+        task: UnifiedTask,
+        token_ids: tuple[int, ...],
+        n: int,
+        seed: int,
+        *,
+        temperature: float,
+        top_p: float,
+        said: Iterable[str] = (),
     ) -> list[Next]:
         """What the policy writes next, in `n` samples: queries, or that the list ends. Cut and unreadable ones are left out.
 
-        `token_ids`: prompt and response so far, with the separator where a query stands before.
+        `token_ids`: prompt and response so far, with the separator where a query stands before. `said`: queries that
+        it is not to write.
         """
         text_format, separator_ids = self._policy.tokenizer.format, self._policy.tokenizer.separator_ids
         sampling = Sampling(
@@ -115,6 +124,7 @@ class QuerySampler:
             n=n,
             seed=seed,
             stop_token_ids=separator_ids if text_format.separator_is_token else (),
+            distinct=self._policy.tokenizer.distinct(said),
         )
         return self._readable([self._next(task, token_ids, each) for each in await self._ask(token_ids, sampling)])
 

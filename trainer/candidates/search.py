@@ -261,7 +261,7 @@ class CandidateSearch:
         ]
 
         async def one(tree: _Tree, group: int, number: int, beam: Beam) -> _Expansion:
-            config = self._config
+            config, known = self._config, tree.asked.union(beam.keys)
             separator = self._policy.tokenizer.separator_ids if beam.queries else ()
             following = await self._sampler.following(
                 get_task(tree.prompt.task),
@@ -270,8 +270,9 @@ class CandidateSearch:
                 seed_of(config.seed, tree.prompt.prompt_id, k, group * config.beams + number),
                 temperature=config.temperature,
                 top_p=config.top_p,
+                said=known,
             )
-            return _Expansion(tree, group, beam, self._distinct(following, tree.asked.union(beam.keys)))
+            return _Expansion(tree, group, beam, self._distinct(following, known))
 
         return await all_of(one(*each) for each in growing)
 
