@@ -19,8 +19,12 @@ from service.contract.tokenizer import PromptTokenizer
 from service.contract.types import PromptContext
 from service.engines.limits import completion
 from tests.fakes import own_tokenizer
+from trainer.candidates import Candidates, CandidateSearch, SearchConfig
+from trainer.prompts import prompt_of
 
 WORDS = "recipe price history video calories nearby".split()
+PLAIN = SearchConfig(near_duplicate=None)
+RICE, TEA = (prompt_of("suggest", PromptContext(n=3, query=topic)) for topic in ("rice", "tea"))
 Writes = Callable[[str, str, Sampling], Sequence[str]]
 
 
@@ -130,3 +134,13 @@ class SameWords:
             for word in text.split():
                 rows[number, int(hashlib.sha256(word.encode()).hexdigest(), 16) % 64] += 1
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def search_with(
+    engine: KnownEngine, predictor: KnownPredictor, config: SearchConfig = PLAIN, **more
+) -> CandidateSearch:
+    return CandidateSearch(known_policy(), engine, predictor, config, **more)
+
+
+def chosen(found: Candidates) -> list[tuple[str, ...]]:
+    return [each.queries for each in found.chosen]
