@@ -11,7 +11,8 @@ import vllm.v1.engine.core  # noqa: E402
 import vllm.v1.worker.cpu_model_runner  # noqa: E402
 import vllm.v1.worker.cpu_worker  # noqa: E402, F401
 
-from service.engines import _cpu_lora, _cpu_sampler  # noqa: E402
+from service.engines import _cpu_lora, _cpu_penalties, _cpu_sampler  # noqa: E402
 
 _cpu_lora.install()
+_cpu_penalties.install()
 _cpu_sampler.install()
