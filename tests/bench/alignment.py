@@ -40,7 +40,7 @@ _OF = (
     "trainer/preferences.py",
     "trainer/prompts.py",
     "trainer/candidates",
-    "trainer/methods",
+    *(f"trainer/methods/{name}.py" for name in ("dpo", "fit", "models", "pairs", "publish", "run", "watch")),
     "trainer/judges",
     "trainer/audience",
     "trainer/catalogue",
