@@ -32,7 +32,7 @@ from ctr.baselines.cross_encoder import CrossEncoderBaseline
 from ctr.baselines.hashed_words import HashedWords
 from ctr.baselines.popularity import Popularity
 from ctr.baselines.position import Position
-from ctr.calibrate import fit_platt
+from ctr.calibrate import Platt, fit_platt
 from ctr.dataset import DataConfig, Dataset, build_dataset
 from ctr.evaluate import OURS, Evaluation, evaluate
 from ctr.features import Variant, layout_for
@@ -104,7 +104,7 @@ def _make(snapshot: Snapshot, tokenizer: Any, work: Path, directory: Path, confi
     data = build_dataset(snapshot, tokenizer, work / "data", config.data)
     trained = train(data, tokenizer, work / "training", config.train, quiet=quiet)
     refuse_unfit(trained.model, tokenizer, directory)
-    platt = fit_platt(logits_of(trained.model, tokenizer, data.calibration), np.asarray(data.calibration.label))
+    platt = calibrate(trained.model, tokenizer, data)
     predictions = {OURS: platt.probabilities(logits_of(trained.model, tokenizer, data.test))}
     predictions |= _predictions(data, [Position(), Popularity(), HashedWords()])
     if config.cross_encoder:
@@ -144,6 +144,16 @@ def evaluate_published(snapshot: Snapshot, directory: Path, config: DataConfig, 
         data = build_dataset(snapshot, tokenizer, Path(scratch) / "data", config)
         ours = platt.probabilities(logits_of(model, tokenizer, data.test))
         return evaluate(data, {OURS: ours} | _predictions(data, [Position(), Popularity(), HashedWords()]))
+
+
+def calibrate(model: Any, tokenizer: Any, data: Dataset) -> Platt:
+    """Platt's two numbers from every day of the window that no step of training learnt from.
+
+    The validation day is one: it only said when to stop. The clicks of a few days tell their mean to some per cent.
+    """
+    parts = (data.validation, data.calibration)
+    logits = np.concatenate([logits_of(model, tokenizer, part) for part in parts])
+    return fit_platt(logits, np.concatenate([np.asarray(part.label) for part in parts]))
 
 
 def logits_of(model: Any, tokenizer: Any, rows: Rows) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Platt scaling: two numbers that turn logits into probabilities, fitted on a day that training did not see.
+"""Platt scaling: two numbers that turn logits into probabilities, fitted on days that training did not see.
 
 It knows nothing about models. It keeps the order of scores, so a search never meets ties that it made.
 """
@@ -40,14 +40,14 @@ def fit_platt(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Plat
     centre, scale = float(np.mean(logits)), float(np.std(logits))
     if not (math.isfinite(centre) and scale > 0):
         raise ConfigurationError(
-            "The click model says the same, or NaN, for every row of the calibration day. Train it longer, or on more days."
+            "The click model says the same, or NaN, for every row of the days that calibrate. Train it longer, or on more."
         )
     standard = ((logits - centre) / scale).astype(np.float64).reshape(-1, 1)  # the solver stops early otherwise
     found = LogisticRegression(C=math.inf, tol=1e-8, max_iter=1000).fit(standard, labels)
     slope = float(found.coef_[0, 0]) / scale
     if slope <= 0:
         raise ConfigurationError(
-            f"On the calibration day higher scores go with fewer clicks (slope {slope:.3g}), so the click model has "
+            f"On the days that calibrate higher scores go with fewer clicks (slope {slope:.3g}), so the click model has "
             "learnt nothing that holds. Train it on more days, or look at what changed in the log."
         )
     return Platt(slope, float(found.intercept_[0]) - slope * centre)

@@ -4,7 +4,7 @@ It knows nothing about models. What it writes are texts of people: only the owne
 removes it after training.
 
     train          the first days of the window: weighted and down-sampled as below
-    validation     the day after: decides when training stops
+    validation     the day after: decides when training stops, and then calibrates too
     calibration    the last two days of the window, the last one of a short window: Platt's two numbers
     test           days after the window, as many as there are, up to `test_days`: nothing is learnt from them
 

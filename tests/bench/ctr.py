@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ctr.build import logits_of
-from ctr.calibrate import fit_platt
+from ctr.build import calibrate, logits_of
 from ctr.dataset import DataConfig, Dataset, build_dataset
 from ctr.evaluate import evaluate
 from ctr.features import Variant
@@ -195,7 +194,7 @@ def _predict(data: Dataset, config: TrainConfig) -> NDArray[np.float64]:
     tokenizer = load_tokenizer(default_tokenizer())
     with tempfile.TemporaryDirectory() as work:
         model = train(data, tokenizer, Path(work), config).model
-    platt = fit_platt(logits_of(model, tokenizer, data.calibration), np.asarray(data.calibration.label))
+    platt = calibrate(model, tokenizer, data)
     return platt.probabilities(logits_of(model, tokenizer, data.test))
 
 
