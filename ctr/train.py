@@ -48,7 +48,8 @@ class TrainConfig:
         start: a trained encoder by path or hub id.
         learning_rate: None means 1e-3 from scratch, 3e-5 from a trained encoder; what is new beside a trained encoder
             moves at 1e-3 at least.
-        checks_per_epoch, patience: training stops after so many looks at the validation day without a gain.
+        checks_per_epoch, patience: training stops after so many looks at the validation day without a gain; from scratch
+            it goes on to its end, since it turns to the clicks late. The weights of the best look are kept.
         validation_rows: rows of that day that are looked at, at most.
     """
 
@@ -114,7 +115,7 @@ def train(
 
     model.train()
     batches = _batches(rows, layout, config, state["step"])
-    while state["step"] < min(total, max_steps) and state["unimproved"] < config.patience:
+    while state["step"] < min(total, max_steps) and (lessons or state["unimproved"] < config.patience):
         chosen = next(batches)
         done = state["step"] / total
         lesson = lessons.of(chosen, step=state["step"], done=done) if lessons else shown(rows, chosen)

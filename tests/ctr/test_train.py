@@ -46,6 +46,22 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+def tiny_encoder(directory: Path, tokenizer: Any) -> str:
+    """The path of an encoder to set out from."""
+    torch.manual_seed(0)
+    shape = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(shape).save_pretrained(directory)
+    return str(directory)
+
+
+def test_a_model_from_scratch_goes_on_to_its_end_where_it_turns_to_the_clicks(tmp_path, data, tokenizer):
+    config = replace(SHORT, patience=1, checks_per_epoch=20, learning_rate=1.0)  # most looks are no gain
+
+    trained = train(data, tokenizer, tmp_path, config, quiet=True)
+
+    assert trained.steps == math.ceil(len(data.train) / 32)
+
+
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, tokenizer):
     whole = train(data, tokenizer, tmp_path / "whole", SHORT, quiet=True)
 
@@ -100,7 +116,8 @@ def test_training_stops_when_the_later_day_gains_no_more_and_returns_its_best(tm
         for n, clicked in enumerate([(1,) if random.random() < 0.3 else () for _ in range(400)])
     ]  # fmt: skip
     data = build_dataset(snapshot_of(tmp_path / "log", log), tokenizer, tmp_path / "data", DataConfig(task="suggest"))
-    config = replace(TINY, epochs=200, batch_size=16, patience=3, checks_per_epoch=1)
+    start = tiny_encoder(tmp_path / "start", tokenizer)
+    config = replace(TINY, start=start, epochs=200, batch_size=16, patience=3, checks_per_epoch=1)
 
     trained = train(data, tokenizer, tmp_path / "work", config, quiet=True)
 
@@ -111,10 +128,7 @@ def test_training_stops_when_the_later_day_gains_no_more_and_returns_its_best(tm
 
 
 def test_what_is_new_beside_a_trained_encoder_learns_at_its_own_pace(tmp_path, data, tokenizer):
-    torch.manual_seed(0)
-    shape = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    BertModel(shape).save_pretrained(tmp_path / "start")
-    config = replace(SHORT, start=str(tmp_path / "start"), learning_rate=1e-9)
+    config = replace(SHORT, start=tiny_encoder(tmp_path / "start", tokenizer), learning_rate=1e-9)
 
     before = weights_of(train(data, tokenizer, tmp_path / "before", config, max_steps=0, quiet=True).model)
     after = weights_of(train(data, tokenizer, tmp_path / "after", config, quiet=True).model)
@@ -155,7 +169,7 @@ def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
 
     found = {}
     for variant in Variant:
-        trained = train(data, tokenizer, tmp_path / variant, replace(TINY, variant=variant), quiet=True)
+        trained = train(data, tokenizer, tmp_path / variant, replace(TINY, variant=variant, epochs=16), quiet=True)
         found[variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
 
     # Of clicks .6 / .7 follow red, of other rows .4 / 1.3: the rule itself has AUC .857 * .692 + (.857 * .308 + .143 *
