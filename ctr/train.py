@@ -103,7 +103,8 @@ def train(
     narrow(model, used)
     lessons = None
     if not config.start:
-        lessons = Lessons(rows, WordRates(rows, len(tokenizer), config.variant), config.seed)
+        times = float(np.sum(data.train.weight)) / len(rows)
+        lessons = Lessons(rows, WordRates(rows, len(tokenizer), config.variant, times=times), config.seed)
     optimizer = torch.optim.Adam(_groups(model, config), fused=True)
     state = _load_state(work, model, optimizer, device)
     total = _steps(len(rows), len(data.train), config)

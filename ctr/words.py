@@ -17,7 +17,7 @@ _MOST_ROWS = 100_000  # that are fitted on
 _CHUNK = 32_768
 _PAIRS = 1 << 19  # hashed pairs of tokens
 _ODD, _ADDED = 1_000_003, 12_345
-_STRENGTH = 8.0  # sklearn's C: what few rows have stays near 0
+_STRENGTH = 1.0  # sklearn's C: what was seldom shown stays near 0
 _OF_PAIRS, _OF_BIGRAMS, _OF_ABOVE = 0.7, 0.5, 0.35  # and how much less than a token they may say
 _LONG = 10.0  # tokens of a target
 
@@ -25,13 +25,14 @@ _LONG = 10.0  # tokens of a target
 class WordRates:
     """P(click) as words alone know it."""
 
-    def __init__(self, rows: Rows, vocabulary: int, variant: Variant, *, seed: int = 0) -> None:
+    def __init__(self, rows: Rows, vocabulary: int, variant: Variant, *, times: float = 1.0, seed: int = 0) -> None:
         """Fit on the rows of the training part, or 100,000 of them.
 
         Args:
-            rows: labels are shares of clicks, weights how often a row was shown.
+            rows: labels are shares of clicks.
             vocabulary: how many token ids there are.
             variant: plain rows have no position, and only ctx has what stands before.
+            times: how often a row of weight 1 was shown.
             seed: decides which rows are fitted on.
         """
         from sklearn.linear_model import LogisticRegression
@@ -41,6 +42,7 @@ class WordRates:
         if len(rows) > _MOST_ROWS:
             chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _MOST_ROWS, replace=False))
         label, weight = (np.asarray(each[chosen], np.float64) for each in (rows.label, rows.weight))
+        weight *= times
         words = self._words(rows.lists, rows.first[chosen], rows.position[chosen])
         weights = np.zeros(words.shape[1])
         seen = np.unique(words.indices)  # the others keep a weight of 0

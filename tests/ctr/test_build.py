@@ -142,7 +142,7 @@ def test_evaluating_shows_a_table_of_methods_and_slices(settings: str, built: Bu
 
     published = json.loads((built.directory / "metrics.json").read_text())["methods"]["nextquery"]
     assert shown.exit_code == 0, shown.output
-    assert f"{published['auc']:.3f}" in shown.stdout
+    assert f"{published['auc']:.4f}" in shown.stdout
     assert "hashed_words" in shown.stdout
     assert "frequency head" in shown.stdout
 

@@ -162,18 +162,19 @@ def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
     for number in range(4_000):
         before = str(random.choice(["red", "blue"]))
         clicked = (2,) if random.random() < (0.6 if before == "red" else 0.1) else ()
-        log.append(Shown(f"{number:04}", number // 1_000, "colour", (before, "tea"), clicked))
-    config = DataConfig(task="suggest")
-    data = build_dataset(snapshot_of(tmp_path / "log", log), tokenizer, tmp_path / "data", config)
-    second = np.flatnonzero(data.test.position[:] == 2)
+        log.append(Shown(f"{number:04}", number // 1_000, f"colour {number % 40}", (before, "tea"), clicked))
+    data = build_dataset(snapshot_of(tmp_path / "log", log), tokenizer, tmp_path / "data", DataConfig(task="suggest"))
+    second, found = np.flatnonzero(data.test.position[:] == 2), {}
 
-    found = {}
-    for variant in Variant:
-        trained = train(data, tokenizer, tmp_path / variant, replace(TINY, variant=variant, epochs=16), quiet=True)
-        found[variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
+    small = replace(
+        TINY, variant=Variant.CTX, size="small", learning_rate=None, epochs=8
+    )  # tiny ones stay on a plateau
+    for config in (replace(TINY, variant=Variant.PLAIN), replace(TINY, variant=Variant.PID), small):
+        trained = train(data, tokenizer, tmp_path / config.variant, config, quiet=True)
+        found[config.variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
 
     # Of clicks .6 / .7 follow red, of other rows .4 / 1.3: the rule itself has AUC .857 * .692 + (.857 * .308 + .143 *
     # .692) / 2 = .775, which of 1,000 rows has a standard error of about .016. Constant scores have exactly a half.
     assert found[Variant.CTX] > 0.7
-    assert found[Variant.PLAIN] == pytest.approx(0.5, abs=0.01)  # rounding may order equal rows
-    assert found[Variant.PID] == pytest.approx(0.5, abs=0.01)
+    assert found[Variant.PLAIN] == pytest.approx(0.5, abs=0.05)  # of the queries it learns a little by heart
+    assert found[Variant.PID] == pytest.approx(0.5, abs=0.05)

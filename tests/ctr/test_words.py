@@ -56,10 +56,10 @@ def test_rates_are_those_of_a_regression_on_words_and_their_pairs(rows, tokenize
     twice = np.concatenate([dense, dense])
     sides = np.repeat([1, 0], len(rows))
     share = np.asarray(rows.label, np.float64)
-    weight = np.concatenate([rows.weight * share, rows.weight * (1.0 - share)])
-    slow = LogisticRegression(C=8.0, max_iter=2000).fit(twice, sides, weight).predict_proba(dense)[:, 1]
+    weight = 8.0 * np.concatenate([rows.weight * share, rows.weight * (1.0 - share)])
+    slow = LogisticRegression(C=1.0, max_iter=2000).fit(twice, sides, weight).predict_proba(dense)[:, 1]
 
-    found = WordRates(rows, len(tokenizer), variant).of(rows.lists, rows.first, rows.position)
+    found = WordRates(rows, len(tokenizer), variant, times=8.0).of(rows.lists, rows.first, rows.position)
 
     assert found.shape == (len(rows),)
     assert np.abs(found - slow).max() < 0.01
