@@ -155,26 +155,30 @@ def test_progress_is_written_as_json_lines(tmp_path, data, tokenizer):
     assert last["validation"] < 0.7
 
 
-def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
-    # The second query is clicked when the first was red, and neither plain nor pid can know that.
+def tea_after(place: Path, tokenizer: Any, asked: int) -> Dataset:
+    """The second query is clicked when the first was red; people ask `asked` queries in turn."""
     random = np.random.default_rng(0)
     log = []
     for number in range(4_000):
         before = str(random.choice(["red", "blue"]))
         clicked = (2,) if random.random() < (0.6 if before == "red" else 0.1) else ()
-        log.append(Shown(f"{number:04}", number // 1_000, f"colour {number % 40}", (before, "tea"), clicked))
-    data = build_dataset(snapshot_of(tmp_path / "log", log), tokenizer, tmp_path / "data", DataConfig(task="suggest"))
-    second, found = np.flatnonzero(data.test.position[:] == 2), {}
+        log.append(Shown(f"{number:04}", number // 1_000, f"colour {number % asked}", (before, "tea"), clicked))
+    return build_dataset(snapshot_of(place / "log", log), tokenizer, place / "data", DataConfig(task="suggest"))
 
-    small = replace(
-        TINY, variant=Variant.CTX, size="small", learning_rate=None, epochs=8
-    )  # tiny ones stay on a plateau
-    for config in (replace(TINY, variant=Variant.PLAIN), replace(TINY, variant=Variant.PID), small):
-        trained = train(data, tokenizer, tmp_path / config.variant, config, quiet=True)
-        found[config.variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
+
+def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
+    # Neither plain nor pid can know what stood before: of one question they see equal rows only.
+    one, several = (tea_after(tmp_path / str(asked), tokenizer, asked) for asked in (1, 40))
+    small = replace(TINY, size="small", learning_rate=None, epochs=8)  # a tiny model stays on a plateau
+
+    found = {}
+    for variant, data, config in ((Variant.PLAIN, one, TINY), (Variant.PID, one, TINY), (Variant.CTX, several, small)):
+        trained = train(data, tokenizer, tmp_path / variant, replace(config, variant=variant), quiet=True)
+        second = np.flatnonzero(data.test.position[:] == 2)
+        found[variant] = auc(data.test.label[second], logits_of(trained.model, tokenizer, data.test)[second])
 
     # Of clicks .6 / .7 follow red, of other rows .4 / 1.3: the rule itself has AUC .857 * .692 + (.857 * .308 + .143 *
     # .692) / 2 = .775, which of 1,000 rows has a standard error of about .016. Constant scores have exactly a half.
     assert found[Variant.CTX] > 0.7
-    assert found[Variant.PLAIN] == pytest.approx(0.5, abs=0.05)  # of the queries it learns a little by heart
-    assert found[Variant.PID] == pytest.approx(0.5, abs=0.05)
+    assert found[Variant.PLAIN] == pytest.approx(0.5, abs=0.01)  # rounding may order equal rows
+    assert found[Variant.PID] == pytest.approx(0.5, abs=0.01)
