@@ -61,6 +61,7 @@ async def _beams(
     seeds: "count[int]",
 ) -> int:
     task, start = get_task(prompt.task), sampler.prompt_ids(prompt)
+    asked = [text for text in (prompt.context.query, *prompt.context.session) if text]
     beams: list[tuple[tuple[str, ...], tuple[int, ...]]] = [((), start)]
     for _ in range(prompt.context.n):
         grown: dict[tuple[str, ...], tuple[float, tuple[str, ...], tuple[int, ...]]] = {}
@@ -68,7 +69,13 @@ async def _beams(
             prefix = (*token_ids, *policy.tokenizer.separator_ids) if queries else token_ids
             for _ in range(config.expansions):
                 [*found] = await sampler.following(
-                    task, prefix, 1, next(seeds), temperature=config.temperature, top_p=config.top_p
+                    task,
+                    prefix,
+                    1,
+                    next(seeds),
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    said=[*asked, *queries],
                 )
                 longer = [((*queries, each.query), each.token_ids) for each in found if each.query]
                 for listed, ids in longer:
