@@ -1,4 +1,4 @@
-"""The tables of nextquery: two logs, the quarantine, the registry of models, and the runs of jobs.
+"""The tables of nextquery: two logs, the quarantine, the registry of models, experiments, and the runs of jobs.
 
 It opens no connection and holds no query; `migrations/` builds the same tables, and a test compares the two.
 """
@@ -169,6 +169,18 @@ champions = Table(
     _count("revision", "grows by one with every change; the compare in compare-and-set"),
     _at("changed_at", "when it last changed"),
     comment="which version serves",
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    _text("id", "its name, which is never used again; holdout is the hold-out", primary_key=True),
+    _json("definition", "as it was accepted; it never changes"),
+    _text("source", "file or job"),
+    _at("started_at", "when it was accepted"),
+    _at("ended_at", "when it ended; null while it runs", nullable=True),
+    _optional("reason", "why it ended"),
+    comment="experiments that ran or run",
 )
 
 job_locks = Table(

@@ -4,11 +4,72 @@ It knows nothing about files or requests.
 """
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from service.experiments.definitions import Arm, Experiment, Holdout
+from service.contract.tables import DEFAULT_ARM
+from service.experiments.definitions import HOLDOUT, Experiment, Experiments, Unit
 
 SLOTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """How a request is served. `arm`: as it is logged, such as `dpo-1=control`; `changes`: what is different, by name.
+
+    A request that is in several experiments has their arms in one line, with a space between.
+    """
+
+    arm: str = DEFAULT_ARM
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Assigner:
+    """The arm of each request, under the experiments that run. A unit that is not known takes no part."""
+
+    def __init__(self, experiments: Experiments) -> None:
+        """Work out the ranges once."""
+        self._all = [_Ranges(each) for each in experiments.experiments]
+        holdout = experiments.holdout
+        self._holdout = holdout
+        self._held_out = ends_of(holdout.share, [1.0])[0] if holdout else 0
+
+    def assign(self, task: str, units: Mapping[Unit, str | None]) -> Assignment:
+        """The arms for lists of `task`. `units`: who asks, by the kinds of units that experiments go by."""
+        holdout = self._holdout
+        if holdout and (unit := units[holdout.unit]) and slot_of(holdout.salt, unit) < self._held_out:
+            return Assignment(HOLDOUT, holdout.said())
+        found = [arm for each in self._all if (arm := each.arm(task, units))]
+        if not found:
+            return Assignment()
+        changes = {name: value for _, said in found for name, value in said.items()}
+        return Assignment(" ".join(label for label, _ in found), changes)
+
+
+def arms_in(logged: str) -> Iterator[tuple[str, str]]:
+    """The (experiment, arm) pairs in a logged arm."""
+    for pair in logged.split():
+        experiment, mark, arm = pair.partition("=")
+        if mark:
+            yield experiment, arm
+
+
+class _Ranges:
+    """The arms of one experiment with the slots at which they end."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._salt = experiment.salt or experiment.id
+        self._ends = ends_of(experiment.share, [arm.weight for arm in experiment.arms])
+        self._arms = [(f"{experiment.id}={arm.name}", arm.said()) for arm in experiment.arms]
+
+    def arm(self, task: str, units: Mapping[Unit, str | None]) -> tuple[str, dict[str, Any]] | None:
+        unit = units[self._experiment.unit] if self._experiment.runs_for(task) else None
+        if unit is None or (slot := slot_of(self._salt, unit)) >= self._ends[-1]:
+            return None
+        return self._arms[bisect_right(self._ends, slot)]
 
 
 def slot_of(salt: str, unit: str) -> int:
@@ -29,15 +90,3 @@ def ends_of(share: float, weights: Sequence[float]) -> list[int]:
     for i in lost[: taken - sum(sizes)]:
         sizes[i] += 1
     return [sum(sizes[: i + 1]) for i in range(len(sizes))]
-
-
-def arm_of(experiment: Experiment, unit: str) -> Arm | None:
-    """The arm of a unit; None where it takes no part."""
-    slot = slot_of(experiment.salt or experiment.id, unit)
-    ends = ends_of(experiment.share, [arm.weight for arm in experiment.arms])
-    return next((arm for arm, end in zip(experiment.arms, ends, strict=True) if slot < end), None)
-
-
-def is_held_out(holdout: Holdout, unit: str) -> bool:
-    """True where a unit takes part in no experiment."""
-    return slot_of(holdout.salt, unit) < ends_of(holdout.share, [1.0])[0]

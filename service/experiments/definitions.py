@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from service.contract.errors import ConfigurationError
 from service.contract.tasks import all_tasks
 
+HOLDOUT = "holdout"
 _MODEL = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _ROUNDING = 1e-6
 # Neither "=" nor a space: they separate names where arms are logged.
@@ -66,6 +67,11 @@ class Experiment(BaseModel):
     lift: Annotated[float, Field(gt=0, le=10)] = 0.05
     arms: Annotated[list[Arm], Field(min_length=2, max_length=20)]
 
+    @property
+    def changes(self) -> list[Changes]:
+        """What each arm changes."""
+        return list(self.arms)
+
     @cached_property
     def changed(self) -> frozenset[str]:
         """What any of its arms changes."""
@@ -81,6 +87,8 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.id == HOLDOUT:
+            raise ValueError(f"an experiment cannot be called {HOLDOUT}: that is the hold-out")
         names = [arm.name for arm in self.arms]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two arms of {self.id} are called {twice[0]}: give each a name of its own")
@@ -97,7 +105,22 @@ class Holdout(Changes):
 
     share: Share
     unit: Unit = "user"
-    salt: Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,200}$")] = "holdout"
+    salt: Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,200}$")] = HOLDOUT
+
+    @property
+    def id(self) -> str:
+        """Its name among experiments."""
+        return HOLDOUT
+
+    @property
+    def tasks(self) -> list[str]:
+        """It is of every task."""
+        return []
+
+    @property
+    def changes(self) -> list[Changes]:
+        """What is different for it."""
+        return [self]
 
 
 class Experiments(BaseModel):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency, chisquare
 
-from service.experiments.assignment import SLOTS, arm_of, ends_of, is_held_out, slot_of
-from service.experiments.definitions import Arm, Experiment, Holdout
+from service.experiments.assignment import SLOTS, Assigner, Assignment, arms_in, ends_of, slot_of
+from service.experiments.definitions import Arm, Experiment, Experiments, Holdout
 
 # By hand: int(sha256(salt + NUL + unit), 16) % 10000, as `printf 'salt\0unit' | sha256sum` shows it.
 GOLDEN = {
@@ -54,12 +54,56 @@ def test_ranges_fill_the_share_without_a_gap(share, weights):
     assert all(one <= other for one, other in pairwise(ends))
 
 
+def _assign(experiments, user, task="suggest", **more):
+    units = {"user": user, "session": None, "request": "r-1", **more}
+    return Assigner(experiments).assign(task, units)
+
+
+def test_the_control_is_in_the_first_slots_and_each_arm_changes_what_it_says():
+    arms = [Arm(name="control", weight=0.5), Arm(name="warm", weight=0.5, temperature=0.9)]
+    experiments = Experiments(experiments=[Experiment(id="dpo-1", arms=arms)])
+
+    # dpo-1 with u-2 is in slot 6249, with u-3 in slot 3432: by hand, as above.
+    assert _assign(experiments, "u-2") == Assignment("dpo-1=warm", {"temperature": 0.9})
+    assert _assign(experiments, "u-3") == Assignment("dpo-1=control", {})
+
+
 def test_units_outside_the_share_take_no_part():
-    experiment = _experiment(share=0.2)
+    assigner = Assigner(Experiments(experiments=[_experiment(share=0.2)]))
 
-    arms = [arm_of(experiment, f"u-{i}") for i in range(20_000)]
+    arms = [assigner.assign("suggest", {"user": f"u-{i}"}).arm for i in range(20_000)]
 
-    assert 0.19 < sum(arm is not None for arm in arms) / 20_000 < 0.21
+    assert 0.79 < arms.count("control") / 20_000 < 0.81
+
+
+def test_a_request_without_the_unit_and_one_of_another_task_take_no_part():
+    assert _assign(Experiments(experiments=[_experiment()]), None) == Assignment()
+    assert _assign(Experiments(experiments=[_experiment(tasks=["hint"])]), "u-1") == Assignment()
+    assert _assign(Experiments(experiments=[_experiment(unit="request")]), None) != Assignment()
+
+
+def test_several_experiments_are_logged_side_by_side():
+    one = _experiment()
+    other = Experiment(
+        id="other", unit="session", arms=[Arm(name="a", weight=0.5), Arm(name="b", weight=0.5, cor=False)]
+    )
+
+    found = _assign(Experiments(experiments=[one, other]), "u-1", session="s-1")
+
+    assert [name for name, _ in arms_in(found.arm)] == ["dpo-1", "other"]
+    assert list(arms_in("control")) == []
+
+
+def test_who_is_held_out_is_in_no_experiment():
+    experiments = Experiments(holdout=Holdout(share=0.1, cor=False), experiments=[_experiment()])
+    assigner = Assigner(experiments)
+
+    found = [assigner.assign("suggest", {"user": f"u-{i}"}) for i in range(20_000)]
+
+    held = [each for each in found if each.arm == "holdout"]
+    assert 0.09 < len(held) / 20_000 < 0.11
+    assert held[0].changes == {"cor": False}
+    assert all(each.arm.startswith("dpo-1=") for each in found if each.arm != "holdout")
 
 
 def test_units_are_spread_evenly():
@@ -75,11 +119,3 @@ def test_two_experiments_are_independent():
         counts[slot_of("one", f"u-{i}") < 5_000, slot_of("other", f"u-{i}") < 5_000] += 1
 
     assert chi2_contingency(counts).pvalue > 0.001
-
-
-def test_the_holdout_has_its_own_salt():
-    holdout = Holdout(share=0.1)
-    held = [f"u-{i}" for i in range(20_000) if is_held_out(holdout, f"u-{i}")]
-
-    assert 0.09 < len(held) / 20_000 < 0.11
-    assert 0.4 < np.mean([arm_of(_experiment(), unit).name == "arm-0" for unit in held]) < 0.6
