@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +26,9 @@ from service.events.click_token import TokenSigner, load_or_create_secret
 from service.events.group_commit import GroupCommit
 from service.events.intake import ClickIntake
 from service.events.quarantine import Quarantine
-from service.pipeline.choose import Chooser
+from service.experiments.kept import KeptExperiments
+from service.pipeline.champion import Newest
+from service.pipeline.choose import Choice, Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.policies import Policies, ServedPolicy, open_policy
@@ -57,6 +60,7 @@ class Runtime:
         kept = (registry.ANY_TASK, *all_tasks()) if settings.policy == _CHAMPION else (registry.ANY_TASK,)
         self.policies = Policies(
             {task: partial(self._newest_policy, task) for task in kept},
+            named=self._named_policy,
             refresh_s=times.policy_refresh_s,
             longest_request_s=times.recommend_max_s,
         )
@@ -75,10 +79,12 @@ class Runtime:
             timeout_s=times.cor_s,
             refresh_s=times.cor_refresh_s,
         )
-        scored = () if settings.ctr_use == "off" else (registry.ANY_TASK, *all_tasks())
         self.click_prediction = ClickPrediction(
-            {task: partial(self._newest_predictor, task) for task in scored}, refresh_s=times.ctr_refresh_s
+            {task: partial(self._newest_predictor, task) for task in (registry.ANY_TASK, *all_tasks())},
+            is_wanted=lambda: settings.ctr_use != "off" or self.experiments.needs_predictor,
+            refresh_s=times.ctr_refresh_s,
         )
+        self.experiments = KeptExperiments(self.database, settings.resolved_experiments_file())
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -103,11 +109,18 @@ class Runtime:
             self.popular,
             Recorder(self.writer, signer),
             co_queries_in_prompt=settings.cor_in_prompt,
+            assign=lambda task, units: self.experiments.assigner.assign(task, units),
         )
         quarantine = await Quarantine.open(self.database, most_rows=settings.quarantine_max_rows)
         self.clicks = ClickIntake(self.writer, signer, quarantine)
+        await self.experiments.refresh()
         await self.click_prediction.start()
-        fresh = [self.popular.keep_fresh(), self.co_occurrence.keep_fresh(), self.click_prediction.keep_fresh()]
+        fresh = [
+            self.popular.keep_fresh(),
+            self.co_occurrence.keep_fresh(),
+            self.click_prediction.keep_fresh(),
+            self._keep_experiments_fresh(),
+        ]
         if settings.policy == _CHAMPION:  # what else the settings name stays what it is
             fresh.append(self.policies.keep_fresh())
         self._background = [asyncio.create_task(keeping) for keeping in fresh]
@@ -144,8 +157,17 @@ class Runtime:
         cor = builds.problem or ("ready" if builds.version else "off")
         predictors = self.click_prediction
         ctr = predictors.problem or ("ready" if predictors.versions else "off")
+        running = self.experiments
+        experiments = running.problem or ("ready" if running.now.experiments or running.now.holdout else "off")
         database, engine = await self._database_state(), self.engine_phase
-        return {"database": database, "engine": engine, "policy": policy, "cor": cor, "ctr": ctr}
+        return {
+            "database": database,
+            "engine": engine,
+            "policy": policy,
+            "cor": cor,
+            "ctr": ctr,
+            "experiments": experiments,
+        }
 
     @property
     def engine_phase(self) -> str:
@@ -160,24 +182,40 @@ class Runtime:
 
     def _chooser(self) -> Chooser:
         settings = self.settings
-        return Chooser(
-            self.click_prediction,
-            use=settings.ctr_use,
-            best_of=settings.ctr_best_of,
-            explore_share=settings.ctr_explore_share,
-            timeout_s=settings.timeouts.ctr_s,
+        choice = Choice(settings.ctr_use, settings.ctr_best_of, settings.ctr_explore_share)
+        return Chooser(self.click_prediction, choice, timeout_s=settings.timeouts.ctr_s)
+
+    async def _keep_experiments_fresh(self) -> None:
+        """Follow the experiments for ever, and open the policies that they name."""
+        while True:
+            await self.experiments.refresh()
+            await self.policies.keep_named(self.experiments.policies)
+            await asyncio.sleep(self.settings.timeouts.experiments_refresh_s)
+
+    def _named_policy(self, version: str) -> Newest[ServedPolicy]:
+        """How an arm's policy is found and opened; it has generated before it serves."""
+
+        async def newest() -> tuple[str, Callable[[], Awaitable[ServedPolicy]]]:
+            model = await registry.show(self.database, version)
+            return version, partial(self._open_policy, model.directory, model.task, proven=True)
+
+        return newest
+
+    async def _open_policy(self, reference: str | Path, task: str, *, proven: bool) -> ServedPolicy:
+        return await open_policy(
+            reference,
+            task,
+            self.engines,
+            prompt_tokens=self.settings.prompt_tokens,
+            timeout_s=self.settings.timeouts.engine_start_s,
+            proven=proven,
         )
 
     async def _newest_policy(self, task: str) -> tuple[str, Callable[[], Awaitable[ServedPolicy]]] | None:
         is_first = task == registry.ANY_TASK and self.policies.of(task) is None
         opened = partial(
-            open_policy,
-            task=task,
-            engines=self.engines,
-            prompt_tokens=self.settings.prompt_tokens,
-            timeout_s=self.settings.timeouts.engine_start_s,
-            proven=not is_first,  # while nothing serves there is nothing to keep
-        )
+            self._open_policy, task=task, proven=not is_first
+        )  # while nothing serves there is nothing to keep
         if self.settings.policy != _CHAMPION:
             return await asyncio.to_thread(version_named, self.settings.policy), partial(opened, self.settings.policy)
         if is_first and not self._has_starter:

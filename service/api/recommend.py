@@ -59,6 +59,7 @@ def _to_request(body: RecommendBody, default_deadline_s: float) -> RecommendRequ
         task=task,
         n=body.n or task.default_n,
         deadline_s=body.timeout_ms / 1000 if body.timeout_ms else default_deadline_s,
+        has_own_deadline=body.timeout_ms is not None,
         query=one_line(body.query) or None if body.query else None,
         user_id=body.user_id,
         session_id=body.session_id,

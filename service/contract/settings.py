@@ -45,6 +45,9 @@ class Timeouts(BaseModel):
     ctr_open_s: float = Field(60, gt=0, description="Opening a click predictor, a first list scored included.")
     ctr_refresh_s: float = Field(5, gt=0, description="Pause between two looks for a newer click predictor.")
     policy_refresh_s: float = Field(3, gt=0, description="Pause between two looks for a newer policy.")
+    experiments_refresh_s: float = Field(
+        2, gt=0, description="Pause between two looks at the experiment file, and at what others started."
+    )
     redis_s: float = Field(
         0.03, gt=0, description="One round trip to Redis; after a miss it is not asked for a second."
     )
@@ -202,6 +205,9 @@ class Settings(BaseSettings):
         None, description="redis://host:6379/0 keeps the co-occurrence dictionary for many services; empty: in process."
     )
     redis_keep_old_s: int = Field(86_400, ge=60, description="Seconds that Redis keeps a build after a newer one came.")
+    experiments_file: Path | None = Field(
+        None, description="The experiments, as YAML; empty means experiments.yaml in the data directory."
+    )
     popular_min_people: int = Field(5, ge=1, description="People who must have typed a query before others see it.")
     popular_days: float = Field(28, gt=0, description="Days of the search log that popular queries are read from.")
     judge_url: str | None = Field(
@@ -217,6 +223,10 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database URL, the embedded SQLite file where none is set."""
         return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'nextquery.db').absolute()}"
+
+    def resolved_experiments_file(self) -> Path:
+        """The experiment file."""
+        return self.experiments_file or self.data_dir / "experiments.yaml"
 
     def decoding(self) -> dict[str, float]:
         """What is said here about decoding; the rest is the policy's own."""

@@ -61,7 +61,7 @@ class Experiment(BaseModel):
     model_config = _MODEL
     id: Name
     unit: Unit = "user"
-    tasks: Annotated[list[str], Field(default_factory=list)]
+    tasks: list[str] = []
     share: Share = 1.0
     salt: Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,200}$")] | None = None
     lift: Annotated[float, Field(gt=0, le=10)] = 0.05
@@ -128,7 +128,12 @@ class Experiments(BaseModel):
 
     model_config = _MODEL
     holdout: Holdout | None = None
-    experiments: Annotated[list[Experiment], Field(default_factory=list, max_length=100)]
+    experiments: Annotated[list[Experiment], Field(max_length=100)] = []
+
+    @property
+    def all(self) -> list["Experiment | Holdout"]:
+        """The experiments, and the hold-out."""
+        return [*self.experiments, *([self.holdout] if self.holdout else [])]
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> Self:

@@ -102,14 +102,23 @@ class KeptChampion(Generic[OpenedT]):
         self.problem = self._refused = None
         _LOG.info("%s %s is in service.", self._name, fresh.version)
         if old is not None:
-            closing = asyncio.create_task(_close_later(old, self._close_after_s))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close_soon(old)
+
+    def _close_soon(self, old: OpenedT) -> None:
+        closing = asyncio.create_task(_close_later(old, self._close_after_s))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _keep(self, problem: str) -> None:
         if problem != self.problem:
             _LOG.error("%s %s stays in service: %s", self._name, self.version or "none", problem)
         self.problem = problem
+
+    def retire(self) -> None:
+        """Serve no longer; what served is let go of once nobody asks it any more."""
+        old, self.now = self.now, None
+        if old is not None:
+            self._close_soon(old)
 
     async def close(self) -> None:
         """Let go of what serves, and of what served."""

@@ -4,10 +4,11 @@ It knows nothing about how lists are made or scored, or what may be shown.
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 from service.contract.errors import PredictionError
 from service.contract.prompt import UnifiedTask
@@ -16,46 +17,68 @@ from service.pipeline.request import Trace
 from service.pipeline.score import ClickPrediction, Probabilities, Scorer
 
 Use = Literal["off", "best_of", "reorder"]
+_NONE: Mapping[str, Any] = MappingProxyType({})
 SlateT = TypeVar("SlateT", bound=Slate)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a list is chosen. `best_of`: lists to choose from. `explore_share`: lists whose order is drawn under "reorder"."""
+
+    use: Use = "off"
+    best_of: int = 4
+    explore_share: float = 0.0
+
+    def changed(self, changes: Mapping[str, Any]) -> "Choice":
+        """As an arm of an experiment has it."""
+        return Choice(
+            changes.get("rerank", self.use),
+            changes.get("best_of", self.best_of),
+            changes.get("explore_share", self.explore_share),
+        )
 
 
 class Chooser:
     """Chooses by the click predictor; where that is late, fails or is not there, as the model wrote it.
 
-    `best_of`: lists to choose from. `explore_share`: share of the lists whose order is drawn under "reorder".
+    `choice`: how, where the arm of a request does not say otherwise.
     """
 
     def __init__(
         self,
         prediction: ClickPrediction,
+        choice: Choice = Choice(),
         *,
-        use: Use = "off",
-        best_of: int = 4,
-        explore_share: float = 0.0,
         timeout_s: float = 0.1,
         random: Random | None = None,
     ) -> None:
-        self._prediction = prediction
-        self._use = use
-        self._best_of = best_of
-        self._explore_share = explore_share
+        self._prediction, self._choice = prediction, choice
         self._timeout_s = timeout_s
         self._random = random or Random()  # an order is no secret
 
-    def lists(self, task: UnifiedTask) -> int:
-        """How many lists the model is to write."""
-        return self._best_of if self._use == "best_of" and self._prediction.of(task.name) else 1
+    def lists(self, task: UnifiedTask, changes: Mapping[str, Any] = _NONE) -> int:
+        """How many lists the model is to write. `changes`: of the arm."""
+        choice = self._choice.changed(changes)
+        return choice.best_of if choice.use == "best_of" and self._prediction.of(task.name) else 1
 
     async def choose(
-        self, task: UnifiedTask, context: PromptContext, slates: Sequence[SlateT], trace: Trace, *, within_s: float
+        self,
+        task: UnifiedTask,
+        context: PromptContext,
+        slates: Sequence[SlateT],
+        trace: Trace,
+        *,
+        within_s: float,
+        changes: Mapping[str, Any] = _NONE,
     ) -> SlateT:
-        """One of `slates` (at least one, each fit to show), at the latest after `within_s`."""
-        if self._use == "off":
+        """One of `slates` (at least one, each fit to show), at the latest after `within_s`. `changes`: of the arm."""
+        choice = self._choice.changed(changes)
+        if choice.use == "off":
             return slates[0]
         until = asyncio.get_running_loop().time() + max(0.0, min(self._timeout_s, within_s))
-        if self._use == "best_of":
+        if choice.use == "best_of":
             return await self._best(task, context, slates, trace, until)
-        return await self._reordered(task, context, slates[0], trace, until)
+        return await self._reordered(task, context, slates[0], trace, choice.explore_share, until)
 
     async def _best(
         self, task: UnifiedTask, context: PromptContext, slates: Sequence[SlateT], trace: Trace, until: float
@@ -79,7 +102,13 @@ class Chooser:
         return replace(whole[best], candidates=_scored(whole[best].candidates, scored[best]))
 
     async def _reordered(
-        self, task: UnifiedTask, context: PromptContext, slate: SlateT, trace: Trace, until: float
+        self,
+        task: UnifiedTask,
+        context: PromptContext,
+        slate: SlateT,
+        trace: Trace,
+        explore_share: float,
+        until: float,
     ) -> SlateT:
         """The list in its best order, or in one drawn at random, each candidate with its propensity.
 
@@ -96,9 +125,9 @@ class Chooser:
                 trace.ctr_version = scorer.version
             except (TimeoutError, PredictionError) as error:
                 trace.ctr_problem = _problem(error)
-        explored = self._random.random() < self._explore_share
+        explored = self._random.random() < explore_share
         order = tuple(self._random.sample(best, len(best))) if explored else best
-        known = replace(slate, candidates=_with_propensity(order, best, self._explore_share))
+        known = replace(slate, candidates=_with_propensity(order, best, explore_share))
         if explored and p is not None:
             return await self._as_it_is(context, known, scorer, trace, until)
         return known if p is None else replace(known, candidates=_scored(known.candidates, p))

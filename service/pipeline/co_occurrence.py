@@ -38,10 +38,16 @@ class CoOccurrence:
         """Why a newer build is not taken up."""
         return self._build.problem
 
-    async def search(self, task: UnifiedTask, context: PromptContext, *, within_s: float) -> tuple[Found, str | None]:
-        """What people typed next, best first, and the version of the build that said so."""
+    async def search(
+        self, task: UnifiedTask, context: PromptContext, *, within_s: float, wanted: bool | None = None
+    ) -> tuple[Found, str | None]:
+        """What people typed next, best first, and the version of the build that said so.
+
+        `wanted`: says for this request what else the tasks say.
+        """
         searcher, typed = self._build.now, _typed(context)
-        if searcher is None or typed is None or task.name not in self._tasks:
+        is_wanted = task.name in self._tasks if wanted is None else wanted
+        if searcher is None or typed is None or not is_wanted:
             return Found(), None
         found = await searcher.search(typed, timeout_s=max(0.0, min(self._timeout_s, within_s)))
         return found, searcher.version

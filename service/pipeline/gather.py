@@ -25,7 +25,9 @@ async def gather(
     """
     context = context_of(request)
     within_s = _SEARCH_SHARE * request.deadline_s
-    found, trace.cor_version = await co_occurrence.search(request.task, context, within_s=within_s)
+    found, trace.cor_version = await co_occurrence.search(
+        request.task, context, within_s=within_s, wanted=request.changes.get("cor")
+    )
     trace.cor_problem = found.problem
     visible = (replace(each, text=one_line(each.text)) for each in found.queries)
     fit = tuple(each for each in visible if not unfit(each.text))

@@ -20,6 +20,7 @@ from service.pipeline.request import RecommendRequest, Trace
 _LOG = logging.getLogger(__name__)
 _TOKENS_PER_QUERY = 14  # the 99th percentile of the starter policy's queries, separator included
 _TOKENS_PER_TEXT = 20
+_DECODING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 _LOGGED = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "max_tokens", "n")
 
 
@@ -54,13 +55,13 @@ class Serving(Protocol):
 class Generator:
     """Writes lists with the policy in service.
 
-    `serving`: the policy for a task and its engine, asked once a request; None while there is none. `decoding`: what
-    the settings say about it; the rest is the policy's own.
+    `serving`: the policy for a task and its engine, or a version that an experiment names, or else the former; asked
+    once a request; None while there is none. `decoding`: what the settings say about it; the rest is the policy's own.
     """
 
     def __init__(
         self,
-        serving: Callable[[str], Serving | None],
+        serving: Callable[[str, str | None], Serving | None],
         *,
         prompt_tokens: int,
         context_tokens: int,
@@ -108,10 +109,12 @@ class Generator:
         parsed = [draft for draft in drafts if draft.candidates]
         if not parsed:
             raise NoList("unparsable")
+        if request.changes.get("policy", policy.version) != policy.version:
+            return [replace(draft, degraded_reason=draft.degraded_reason or "policy_of_arm_away") for draft in parsed]
         return parsed
 
     def _usable(self, request: RecommendRequest, context: PromptContext) -> Serving:
-        serving = self._serving(request.task.name)
+        serving = self._serving(request.task.name, request.changes.get("policy"))
         if serving is None:
             raise NoList("no_policy")
         locales = serving.policy.locales
@@ -124,6 +127,7 @@ class Generator:
     def _sampling(
         self, request: RecommendRequest, policy: Policy, context: PromptContext, prompt_tokens: int, lists: int
     ) -> Sampling:
+        changed = {name: request.changes[name] for name in _DECODING if name in request.changes}
         wanted = request.n * _TOKENS_PER_QUERY + len(request.task.auxiliary) * _TOKENS_PER_TEXT
         found = policy.sampling(
             context,
@@ -131,7 +135,7 @@ class Generator:
             exact_tokens=self._exact_tokens is not None,
             seed=random.getrandbits(31),
             n=lists,
-            **self._decoding,
+            **{**self._decoding, **changed},
         )
         return found if found.temperature > 0 else replace(found, n=1)  # a greedy policy has one list to give
 

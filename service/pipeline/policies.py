@@ -5,7 +5,7 @@ It knows nothing about the registry, nor which engine it is.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from service.contract.engine import Engine, Sampling
@@ -98,24 +98,33 @@ class ServedPolicy:
 class Policies:
     """The champions among policies, by the task that they are champion of; "*" stands for all without their own.
 
-    `newest`: for each of those tasks, the version of its champion and how to open it. `longest_request_s`: an old one
-    is kept longer than that, for the requests that it has.
+    Beside them are the versions that arms of experiments name. `newest`: for each task, the version of its champion and
+    how to open it. `named`: the same for a version. `longest_request_s`: an old one is kept longer than that, for the
+    requests that it has.
     """
 
     def __init__(
-        self, newest: Mapping[str, Newest[ServedPolicy]], *, refresh_s: float = 3.0, longest_request_s: float = 10.0
+        self,
+        newest: Mapping[str, Newest[ServedPolicy]],
+        *,
+        named: Callable[[str], Newest[ServedPolicy]] | None = None,
+        refresh_s: float = 3.0,
+        longest_request_s: float = 10.0,
     ) -> None:
-        after_s = _GRACE * longest_request_s
-        self._champions = {
-            task: KeptChampion(
-                f"The policy for {task}", looked_for, longest_pause_s=_LONGEST_PAUSE_S, close_after_s=after_s
-            )
-            for task, looked_for in newest.items()
-        }
+        self._after_s = _GRACE * longest_request_s
+        self._champions = {task: self._kept(f"The policy for {task}", each) for task, each in newest.items()}
+        self._named = named
+        self._of_arms: dict[str, KeptChampion[ServedPolicy]] = {}
+        self._retired: list[KeptChampion[ServedPolicy]] = []
         self._refresh_s = refresh_s
 
-    def of(self, task: str) -> ServedPolicy | None:
-        """What writes lists of `task`, None where there is none. Read it once for a request, which may outlast it."""
+    def of(self, task: str, version: str | None = None) -> ServedPolicy | None:
+        """What writes lists of `task`, None where there is none. Read it once for a request, which may outlast it.
+
+        `version`: what an arm names; where that is not to be had, the champion.
+        """
+        if version in self._of_arms and (served := self._of_arms[version].now):
+            return served
         for name in (task, ANY_TASK):
             if name in self._champions and (served := self._champions[name].now):
                 return served
@@ -129,7 +138,19 @@ class Policies:
     @property
     def problem(self) -> str | None:
         """Why a newer policy is not taken up."""
-        return " ".join(dict.fromkeys(kept.problem for kept in self._champions.values() if kept.problem)) or None
+        every = [*self._champions.values(), *self._of_arms.values()]
+        return " ".join(dict.fromkeys(kept.problem for kept in every if kept.problem)) or None
+
+    async def keep_named(self, versions: Collection[str]) -> None:
+        """Open the versions that arms name, and let go of those that no arm names any more."""
+        for version in [each for each in self._of_arms if each not in versions]:
+            gone = self._of_arms.pop(version)
+            gone.retire()
+            self._retired.append(gone)
+        for version in versions:
+            if version not in self._of_arms and self._named:
+                self._of_arms[version] = self._kept(f"The policy {version} of an arm", self._named(version))
+            await self._of_arms[version].refresh()
 
     async def refresh(self, task: str) -> None:
         """Take up the champion of `task` where it is not yet in service."""
@@ -146,7 +167,11 @@ class Policies:
 
     async def close(self) -> None:
         """Let go of all policies and their engines."""
-        await asyncio.gather(*(kept.close() for kept in self._champions.values()))
+        every = [*self._champions.values(), *self._of_arms.values(), *self._retired]
+        await asyncio.gather(*(kept.close() for kept in every))
+
+    def _kept(self, name: str, newest: Newest[ServedPolicy]) -> KeptChampion[ServedPolicy]:
+        return KeptChampion(name, newest, longest_pause_s=_LONGEST_PAUSE_S, close_after_s=self._after_s)
 
 
 async def open_policy(

@@ -4,12 +4,14 @@ It knows nothing about HTTP.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from retrieval.searcher import CoQuery
 from service.contract.ids import new_id
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
+from service.experiments.assignment import Assigner, Assignment
+from service.experiments.definitions import Experiments, Unit
 from service.pipeline.choose import Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.gather import gather
@@ -36,17 +38,21 @@ class Recommender:
         recorder: Recorder,
         *,
         co_queries_in_prompt: int,
+        assign: Callable[[str, Mapping[Unit, str | None]], Assignment] | None = None,
     ) -> None:
+        """`assign`: the arms of a request; without it there are no experiments."""
         self._generator = generator
         self._chooser = chooser
         self._co_occurrence = co_occurrence
         self._in_prompt = co_queries_in_prompt
         self._popular = popular
         self._recorder = recorder
+        self._assign = assign or Assigner(Experiments()).assign
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         """The list for `request`. Cancelling it aborts the engine's work; nothing is recorded then."""
         impression_id, trace, started = new_id(), Trace(), time.monotonic()
+        request = self._in_its_arms(request, impression_id)
         until = started + request.deadline_s
         context, co_queries = await gather(request, self._co_occurrence, trace, in_prompt=self._in_prompt)
         trace.timings_ms["gather"] = _ms_since(started)
@@ -77,11 +83,23 @@ class Recommender:
             trace=trace,
         )
 
+    def _in_its_arms(self, request: RecommendRequest, impression_id: str) -> RecommendRequest:
+        """The request as the experiments want it served."""
+        units: dict[Unit, str | None] = {
+            "user": request.user_id,
+            "session": request.session_id,
+            "request": impression_id,
+        }
+        found = self._assign(request.task.name, units)
+        wanted_ms = None if request.has_own_deadline else found.changes.get("deadline_ms")
+        deadline_s = wanted_ms / 1000 if wanted_ms else request.deadline_s
+        return replace(request, arm=found.arm, changes=found.changes, deadline_s=deadline_s)
+
     async def _generate(
         self, impression_id: str, request: RecommendRequest, context: PromptContext, trace: Trace, until: float
     ) -> tuple[list[Draft], str]:
         """The lists of the model that are fit to show; where there are none, why."""
-        lists = self._chooser.lists(request.task)
+        lists = self._chooser.lists(request.task, request.changes)
         try:
             drafts = await self._generator.generate(impression_id, request, context, trace, until=until, lists=lists)
         except NoList as nothing:
@@ -93,7 +111,9 @@ class Recommender:
         self, request: RecommendRequest, context: PromptContext, drafts: list[Draft], trace: Trace, until: float
     ) -> Slate:
         within_s = min(_SCORE_SHARE * request.deadline_s, until - time.monotonic())
-        chosen = await self._chooser.choose(request.task, context, drafts, trace, within_s=within_s)
+        chosen = await self._chooser.choose(
+            request.task, context, drafts, trace, within_s=within_s, changes=request.changes
+        )
         trace.completion, trace.finish_reason = chosen.completion, chosen.finish_reason
         return chosen
 

@@ -14,11 +14,16 @@ from service.contract.types import HistoryEvent, Origin, Slate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendRequest:
-    """One call of /recommend, validated. `deadline_s`: seconds from its arrival to its reply."""
+    """One call of /recommend, validated. `deadline_s`: seconds from its arrival to its reply.
+
+    `has_own_deadline`: the product asked for that deadline, so that no experiment changes it.
+    `arm`, `changes`: what an experiment makes of it; see `service.experiments.definitions.Changes`.
+    """
 
     task: UnifiedTask
     n: int
     deadline_s: float
+    has_own_deadline: bool = False
     query: str | None = None
     user_id: str | None = None
     session_id: str | None = None
@@ -31,6 +36,7 @@ class RecommendRequest:
     origin: Origin = Origin.TYPED
     tenant: str = DEFAULT_TENANT
     arm: str = DEFAULT_ARM
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

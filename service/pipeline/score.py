@@ -6,7 +6,7 @@ It knows nothing about what they are for, and of `ctr` only the door `ctr.predic
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,10 +101,18 @@ class Scorer:
 class ClickPrediction:
     """The champions of click prediction, by the task that they are champion of; "*" stands for all without their own.
 
-    `newest`: for each of those tasks, the version of its champion and how to open it.
+    `newest`: for each of those tasks, the version of its champion and how to open it. `is_wanted`: whether anybody asks;
+    until then nothing is loaded.
     """
 
-    def __init__(self, newest: Mapping[str, Newest[Scorer]], *, refresh_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        newest: Mapping[str, Newest[Scorer]],
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
+        refresh_s: float = 5.0,
+    ) -> None:
+        self._is_wanted = is_wanted
         self._champions = {
             task: KeptChampion(f"The click predictor for {task}", looked_for) for task, looked_for in newest.items()
         }
@@ -129,7 +137,7 @@ class ClickPrediction:
 
     async def start(self) -> None:
         """Load what every predictor needs, which stalls a process for most of a second: later, requests would wait."""
-        if self._champions:
+        if self._champions and self._is_wanted():
             await asyncio.to_thread(_load_libraries)
 
     async def keep_fresh(self) -> None:
@@ -139,7 +147,9 @@ class ClickPrediction:
             await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
-        """Take up every champion that is not yet in service."""
+        """Take up every champion that is not yet in service, where they are wanted."""
+        if not self._is_wanted():
+            return
         for kept in self._champions.values():
             await kept.refresh()
 

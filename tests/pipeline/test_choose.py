@@ -12,7 +12,7 @@ import pytest
 
 from service.contract.tasks import get_task
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
-from service.pipeline.choose import Chooser
+from service.pipeline.choose import Choice, Chooser
 from service.pipeline.request import Trace
 from tests.fakes import KnowingPredictor, prediction_of
 
@@ -36,10 +36,11 @@ async def chosen(
     task: Any = SUGGEST,
     trace: Trace | None = None,
     within_s: float = 1,
-    **options: Any,
+    random: Random | None = None,
+    **choice: Any,
 ) -> Slate:
     prediction = await prediction_of(predictor)
-    chooser = Chooser(prediction, timeout_s=1, **options)
+    chooser = Chooser(prediction, Choice(**choice), timeout_s=1, random=random)
     try:
         return await chooser.choose(task, RICE, slates, trace or Trace(), within_s=within_s)
     finally:
@@ -141,10 +142,10 @@ async def test_switched_off_nothing_is_asked() -> None:
 async def test_the_model_writes_several_lists_only_where_a_predictor_chooses() -> None:
     with_one, without = await prediction_of(KnowingPredictor(by_heart), task="suggest"), await prediction_of(None)
 
-    assert Chooser(with_one, use="best_of", best_of=5).lists(SUGGEST) == 5
-    assert Chooser(with_one, use="best_of", best_of=5).lists(HINT) == 1  # no predictor for it
-    assert Chooser(with_one, use="reorder", best_of=5).lists(SUGGEST) == 1
-    assert Chooser(without, use="best_of", best_of=5).lists(SUGGEST) == 1
+    assert Chooser(with_one, Choice("best_of", best_of=5)).lists(SUGGEST) == 5
+    assert Chooser(with_one, Choice("best_of", best_of=5)).lists(HINT) == 1  # no predictor for it
+    assert Chooser(with_one, Choice("reorder", best_of=5)).lists(SUGGEST) == 1
+    assert Chooser(without, Choice("best_of", best_of=5)).lists(SUGGEST) == 1
     await with_one.close()
 
 
@@ -215,7 +216,7 @@ async def test_the_logged_propensities_are_the_frequencies(predictor: KnowingPre
     """4,000 lists: a frequency has a standard error of at most sqrt(.25 / 4000) = .008; five of them are allowed."""
     lists, share, random = 4000, 0.3, Random(7)
     prediction = await prediction_of(predictor)
-    chooser = Chooser(prediction, use="reorder", explore_share=share, timeout_s=5, random=random)
+    chooser = Chooser(prediction, Choice("reorder", explore_share=share), timeout_s=5, random=random)
     stood: Counter[tuple[str, int]] = Counter()
     orders: Counter[str] = Counter()
     logged: dict[tuple[str, int], set[float]] = {}

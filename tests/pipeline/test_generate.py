@@ -20,7 +20,7 @@ REQUEST = RecommendRequest(task=get_task("suggest"), n=3, deadline_s=1, query="b
 
 def generator(engine: SayingEngine, policy: Policy | None = None, **sizes: int) -> Generator:
     given = {"prompt_tokens": 320, "context_tokens": 512, **sizes}
-    return Generator(lambda _: Serving(policy or own_policy(), engine), decoding={}, **given)
+    return Generator(lambda *_: Serving(policy or own_policy(), engine), decoding={}, **given)
 
 
 async def generate(
@@ -91,7 +91,7 @@ async def test_with_nothing_to_go_on_nothing_is_asked(nothing: dict[str, object]
 
 
 async def test_without_a_policy_there_is_no_list() -> None:
-    made = Generator(lambda _: None, prompt_tokens=320, context_tokens=512, decoding={})
+    made = Generator(lambda *_: None, prompt_tokens=320, context_tokens=512, decoding={})
 
     with pytest.raises(NoList, match="no_policy"):
         await generate(made)
@@ -151,7 +151,7 @@ async def test_the_policy_is_read_once_and_its_adapter_goes_to_its_own_engine() 
     policies = [own_policy(), replace(own_policy(), version="dpo-1", adapter=adapter)]
     asked: list[str] = []
 
-    def serving(task: str) -> Serving:
+    def serving(task: str, _: str | None) -> Serving:
         asked.append(task)
         return Serving(policies[len(asked) - 1], engines[len(asked) - 1])
 

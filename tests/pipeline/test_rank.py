@@ -213,7 +213,7 @@ def test_there_are_enough_payloads() -> None:
 async def test_an_obedient_model_leaks_nothing_of_a_prompt_injection(place: str) -> None:
     engine_says = {"text": ""}
     engine = SayingEngine(lambda _: engine_says["text"])
-    generator = Generator(lambda _: Serving(own_policy(), engine), prompt_tokens=320, context_tokens=512, decoding={})
+    generator = Generator(lambda *_: Serving(own_policy(), engine), prompt_tokens=320, context_tokens=512, decoding={})
 
     for payload in PAYLOADS:
         # The worst model: it repeats what it was told, as texts and as queries.

@@ -18,7 +18,7 @@ from service.contract.tasks import get_task
 from service.contract.types import EventSource, HistoryEvent, Origin, ServedBy
 from service.events.click_token import TokenSigner
 from service.events.group_commit import GroupCommit, Outcome, Write
-from service.pipeline.choose import Chooser
+from service.pipeline.choose import Choice, Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
 from service.pipeline.popular import PopularQueries
@@ -77,7 +77,7 @@ def recommender(
     **decoding: float,
 ) -> Recommender:
     generator = Generator(
-        lambda _: Serving(own_policy(), model), prompt_tokens=320, context_tokens=512, decoding=decoding
+        lambda *_: Serving(own_policy(), model), prompt_tokens=320, context_tokens=512, decoding=decoding
     )
     return Recommender(
         generator,
@@ -360,7 +360,7 @@ async def test_the_best_of_several_lists_is_shown_and_the_row_says_by_which_pred
 ) -> None:
     model = SayingEngine(lambda _: THREE)
     prediction = await prediction_of(KnowingPredictor(likes_recipes))
-    made = recommender(engine, writer, model, chooser=Chooser(prediction, use="best_of", best_of=3, timeout_s=1))
+    made = recommender(engine, writer, model, chooser=Chooser(prediction, Choice("best_of", best_of=3), timeout_s=1))
 
     reply = await made.recommend(REQUEST)
 
@@ -382,7 +382,7 @@ async def test_what_must_not_be_shown_is_dropped_before_lists_are_scored(
     lists = ["www.evil.com recipes<sep>rice soup", "brown rice<sep>go to www.evil.com", "rice soup<sep>rice calories"]
     predictor = KnowingPredictor(likes_recipes)
     prediction = await prediction_of(predictor)
-    chooser = Chooser(prediction, use="best_of", best_of=3, timeout_s=1)
+    chooser = Chooser(prediction, Choice("best_of", best_of=3), timeout_s=1)
 
     reply = await recommender(engine, writer, SayingEngine(lambda _: lists), chooser=chooser).recommend(REQUEST)
 
@@ -394,7 +394,7 @@ async def test_what_must_not_be_shown_is_dropped_before_lists_are_scored(
 
 async def test_a_greedy_policy_writes_one_list_which_is_scored(engine: AsyncEngine, writer: GroupCommit) -> None:
     model, prediction = SayingEngine(lambda _: THREE), await prediction_of(KnowingPredictor(likes_recipes))
-    chooser = Chooser(prediction, use="best_of", best_of=3, timeout_s=1)
+    chooser = Chooser(prediction, Choice("best_of", best_of=3), timeout_s=1)
 
     reply = await recommender(engine, writer, model, chooser=chooser, temperature=0).recommend(REQUEST)
 
@@ -406,7 +406,7 @@ async def test_a_greedy_policy_writes_one_list_which_is_scored(engine: AsyncEngi
 async def test_a_reordered_list_is_recorded_with_its_propensities(engine: AsyncEngine, writer: GroupCommit) -> None:
     prediction = await prediction_of(KnowingPredictor(likes_recipes))
     model = SayingEngine(lambda _: "rice soup<sep>brown rice recipes")
-    chooser = Chooser(prediction, use="reorder", explore_share=0.5, timeout_s=1, random=Random(1))
+    chooser = Chooser(prediction, Choice("reorder", explore_share=0.5), timeout_s=1, random=Random(1))
 
     # Of this seed the first number is .13, so the order is drawn; by hand .5 + .5 / 2 or .5 / 2.
     await recommender(engine, writer, model, chooser=chooser).recommend(REQUEST)
@@ -433,7 +433,7 @@ async def test_a_slow_or_dead_predictor_costs_neither_the_list_nor_the_deadline(
     engine: AsyncEngine, writer: GroupCommit, use: Any, predictor: KnowingPredictor, problem: str
 ) -> None:
     prediction = await prediction_of(predictor)
-    chooser = Chooser(prediction, use=use, best_of=3, timeout_s=10)
+    chooser = Chooser(prediction, Choice(use, best_of=3), timeout_s=10)
     made = recommender(engine, writer, SayingEngine(lambda _: THREE), chooser=chooser)
     request, started = replace(REQUEST, deadline_s=0.3), time.monotonic()
 
@@ -454,7 +454,7 @@ async def test_what_the_model_did_not_write_is_not_scored(engine: AsyncEngine, w
     popular = await with_popular(engine, "beans")
 
     reply = await recommender(
-        engine, writer, away, popular, chooser=Chooser(prediction, use="reorder", explore_share=0.5)
+        engine, writer, away, popular, chooser=Chooser(prediction, Choice("reorder", explore_share=0.5))
     ).recommend(REQUEST)
 
     assert [(c.text, c.score, c.propensity) for c in reply.slate.candidates] == [("beans", None, None)]
