@@ -4,7 +4,6 @@ It knows nothing about HTTP.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from service.pipeline.champion import Newest
 from service.pipeline.choose import Choice, Chooser
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.generate import Generator
+from service.pipeline.looking import Looking
 from service.pipeline.policies import Policies, ServedPolicy, open_policy
 from service.pipeline.popular import PopularQueries
 from service.pipeline.recommend import Recommender
@@ -38,6 +38,7 @@ from service.pipeline.record import Recorder
 from service.pipeline.score import ClickPrediction, Scorer, open_scorer
 
 _CHAMPION = "champion"
+_LOOK_ENDS_S = 1.0  # of the ten seconds in which a service must be gone
 _DEADLINE_S = {"cuda": 0.3, "cpu": 2.0}  # RELIABILITY.md I5
 
 
@@ -61,7 +62,6 @@ class Runtime:
         self.policies = Policies(
             {task: partial(self._newest_policy, task) for task in kept},
             named=self._named_policy,
-            refresh_s=times.policy_refresh_s,
             longest_request_s=times.recommend_max_s,
         )
         self._has_starter = False
@@ -70,22 +70,19 @@ class Runtime:
             self.database,
             min_people=settings.popular_min_people,
             days=settings.popular_days,
-            refresh_s=times.popular_refresh_s,
             timeout_s=times.database_statement_s,
         )
         self.co_occurrence = CoOccurrence(
             self._newest_build,
             tasks=_known_tasks(settings.cor_tasks),
             timeout_s=times.cor_s,
-            refresh_s=times.cor_refresh_s,
         )
         self.click_prediction = ClickPrediction(
             {task: partial(self._newest_predictor, task) for task in (registry.ANY_TASK, *all_tasks())},
             is_wanted=lambda: settings.ctr_use != "off" or self.experiments.needs_predictor,
-            refresh_s=times.ctr_refresh_s,
         )
         self.experiments = KeptExperiments(self.database, settings.resolved_experiments_file())
-        self._background: list[asyncio.Task[None]] = []
+        self._looking = Looking()
 
     async def start(self) -> None:
         """Open the database, take up the policy, begin to load the model; lower rungs answer until it is ready."""
@@ -115,15 +112,14 @@ class Runtime:
         self.clicks = ClickIntake(self.writer, signer, quarantine)
         await self.experiments.refresh()
         await self.click_prediction.start()
-        fresh = [
-            self.popular.keep_fresh(),
-            self.co_occurrence.keep_fresh(),
-            self.click_prediction.keep_fresh(),
-            self._keep_experiments_fresh(),
-        ]
+        times, looking = settings.timeouts, self._looking
+        looking.begin(self.popular.refresh, times.popular_refresh_s)
+        looking.begin(self.co_occurrence.refresh, times.cor_refresh_s)
+        looking.begin(self.click_prediction.refresh, times.ctr_refresh_s)
+        looking.begin(self._refresh_experiments, times.experiments_refresh_s)
         if settings.policy == _CHAMPION:  # what else the settings name stays what it is
-            fresh.append(self.policies.keep_fresh())
-        self._background = [asyncio.create_task(keeping) for keeping in fresh]
+            for task in self.policies.tasks:
+                looking.begin(partial(self.policies.refresh, task), times.policy_refresh_s)
 
     def begin_stop(self) -> None:
         """Not ready from now on; what is in flight is still answered."""
@@ -137,10 +133,7 @@ class Runtime:
     async def close(self) -> None:
         """Stop taking part in anything; what was accepted is committed first."""
         self.begin_stop()
-        for task in self._background:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._looking.end(_LOOK_ENDS_S)
         await self.co_occurrence.close()
         await self.click_prediction.close()
         await self.policies.close()
@@ -185,12 +178,10 @@ class Runtime:
         choice = Choice(settings.ctr_use, settings.ctr_best_of, settings.ctr_explore_share)
         return Chooser(self.click_prediction, choice, timeout_s=settings.timeouts.ctr_s)
 
-    async def _keep_experiments_fresh(self) -> None:
-        """Follow the experiments for ever, and open the policies that they name."""
-        while True:
-            await self.experiments.refresh()
-            await self.policies.keep_named(self.experiments.policies)
-            await asyncio.sleep(self.settings.timeouts.experiments_refresh_s)
+    async def _refresh_experiments(self) -> None:
+        """Follow the experiments, and open the policies that they name."""
+        await self.experiments.refresh()
+        await self.policies.keep_named(self.experiments.policies)
 
     def _named_policy(self, version: str) -> Newest[ServedPolicy]:
         """How an arm's policy is found and opened; it has generated before it serves."""

@@ -45,7 +45,7 @@ async def readyz(request: Request) -> Readiness:
     """503 while the model loads, while the database is away, and from SIGTERM on; the ladder answers meanwhile."""
     runtime: Runtime = request.app.state.runtime
     parts = await runtime.health()
-    lists_come_without = ("policy", "cor", "ctr")  # a newer policy that is refused leaves the one in service
+    lists_come_without = ("policy", "cor", "ctr", "experiments")  # what is refused leaves what is in service
     needed = {name: state for name, state in parts.items() if name not in lists_come_without}
     ready = all(state in ("ready", "off") for state in needed.values())
     found = Readiness(ready=ready, parts=parts)

@@ -3,7 +3,6 @@
 It knows nothing about dictionaries and indexes, only the door `retrieval.searcher`.
 """
 
-import asyncio
 from collections.abc import Collection
 
 from retrieval.searcher import Found, Searcher
@@ -21,12 +20,10 @@ class CoOccurrence:
         *,
         tasks: Collection[str] = (),
         timeout_s: float = 0.1,
-        refresh_s: float = 5.0,
     ) -> None:
         self._build = KeptChampion("The co-occurrence build", newest)
         self._tasks = frozenset(tasks)
         self._timeout_s = timeout_s
-        self._refresh_s = refresh_s
 
     @property
     def version(self) -> str | None:
@@ -51,12 +48,6 @@ class CoOccurrence:
             return Found(), None
         found = await searcher.search(typed, timeout_s=max(0.0, min(self._timeout_s, within_s)))
         return found, searcher.version
-
-    async def keep_fresh(self) -> None:
-        """Look for a new champion for ever; whatever goes wrong, the build in service stays."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
         """Take up the champion where it is not yet in service; one that is refused leaves the build in service."""

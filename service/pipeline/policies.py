@@ -108,7 +108,6 @@ class Policies:
         newest: Mapping[str, Newest[ServedPolicy]],
         *,
         named: Callable[[str], Newest[ServedPolicy]] | None = None,
-        refresh_s: float = 3.0,
         longest_request_s: float = 10.0,
     ) -> None:
         self._after_s = _GRACE * longest_request_s
@@ -116,7 +115,6 @@ class Policies:
         self._named = named
         self._of_arms: dict[str, KeptChampion[ServedPolicy]] = {}
         self._retired: list[KeptChampion[ServedPolicy]] = []
-        self._refresh_s = refresh_s
 
     def of(self, task: str, version: str | None = None) -> ServedPolicy | None:
         """What writes lists of `task`, None where there is none. Read it once for a request, which may outlast it.
@@ -129,6 +127,11 @@ class Policies:
             if name in self._champions and (served := self._champions[name].now):
                 return served
         return None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that may have a champion of their own, and "*"."""
+        return list(self._champions)
 
     @property
     def in_service(self) -> dict[str, ServedPolicy]:
@@ -155,15 +158,6 @@ class Policies:
     async def refresh(self, task: str) -> None:
         """Take up the champion of `task` where it is not yet in service."""
         await self._champions[task].refresh()
-
-    async def keep_fresh(self) -> None:
-        """Look for new champions for ever; whatever goes wrong, those in service stay. No task waits for another."""
-        await asyncio.gather(*map(self._keep_fresh, self._champions))
-
-    async def _keep_fresh(self, task: str) -> None:
-        while True:
-            await self.refresh(task)
-            await asyncio.sleep(self._refresh_s)
 
     async def close(self) -> None:
         """Let go of all policies and their engines."""

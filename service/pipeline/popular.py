@@ -28,14 +28,12 @@ class PopularQueries:
         *,
         min_people: int,
         days: float,
-        refresh_s: float,
         timeout_s: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._database = database
         self._min_people = min_people
         self._days = days
-        self._refresh_s = refresh_s
         self._timeout_s = timeout_s
         self._now = now
         self._by_language: dict[str, tuple[str, ...]] = {}
@@ -45,18 +43,15 @@ class PopularQueries:
         found = self._by_language.get(locale.split("-")[0].lower(), ())
         return [Candidate(text=text, source=ServedBy.POPULAR) for text in found]
 
-    async def keep_fresh(self) -> None:
-        """Refresh for ever; a database that is away leaves the last reading in place."""
-        while True:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self.refresh()
-            except (SQLAlchemyError, OSError, TimeoutError):
-                _LOG.warning("Popular queries could not be refreshed; the last ones stay.")
-            await asyncio.sleep(self._refresh_s)
-
     async def refresh(self) -> None:
-        """Read the popular queries of the last days from the search log."""
+        """Read the popular queries of the last days from the search log; a database that is away leaves those before."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._read()
+        except (SQLAlchemyError, OSError, TimeoutError):
+            _LOG.warning("Popular queries could not be refreshed; the last ones stay.")
+
+    async def _read(self) -> None:
         people = func.count(func.distinct(searches.c.user_id))
         locale = func.lower(searches.c.locale)  # en, pt-br, fil
         two_letters = func.substr(locale, 3, 1).in_(["", "-"])

@@ -110,13 +110,11 @@ class ClickPrediction:
         newest: Mapping[str, Newest[Scorer]],
         *,
         is_wanted: Callable[[], bool] = lambda: True,
-        refresh_s: float = 5.0,
     ) -> None:
         self._is_wanted = is_wanted
         self._champions = {
             task: KeptChampion(f"The click predictor for {task}", looked_for) for task, looked_for in newest.items()
         }
-        self._refresh_s = refresh_s
 
     def of(self, task: str) -> Scorer | None:
         """The predictor that scores lists of `task`, None where there is none."""
@@ -139,12 +137,6 @@ class ClickPrediction:
         """Load what every predictor needs, which stalls a process for most of a second: later, requests would wait."""
         if self._champions and self._is_wanted():
             await asyncio.to_thread(_load_libraries)
-
-    async def keep_fresh(self) -> None:
-        """Look for new champions for ever; whatever goes wrong, those in service stay."""
-        while self._champions:
-            await self.refresh()
-            await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
         """Take up every champion that is not yet in service, where they are wanted."""

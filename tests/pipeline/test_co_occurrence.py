@@ -11,6 +11,7 @@ from service.contract.tasks import get_task
 from service.contract.types import Candidate, EventSource, HistoryEvent, PromptContext, ServedBy
 from service.pipeline.co_occurrence import CoOccurrence
 from service.pipeline.gather import context_of, gather
+from service.pipeline.looking import Looking
 from service.pipeline.rank import rank
 from service.pipeline.request import RecommendRequest, Trace
 from tests.fakes import KnowingSearcher, co_occurrence_of, own_tokenizer
@@ -86,9 +87,9 @@ async def test_a_damaged_build_leaves_the_good_one_in_service(failure: Exception
 
 async def test_looking_goes_on_whatever_happens() -> None:
     registry = Registry()
-    made = CoOccurrence(registry.newest, tasks=["suggest"], refresh_s=0.01)
+    made, looking = CoOccurrence(registry.newest, tasks=["suggest"]), Looking()
     registry.away = True
-    looking = asyncio.create_task(made.keep_fresh())
+    looking.begin(made.refresh, 0.01)
     await asyncio.sleep(0.05)
     registry.away, registry.failure = False, RuntimeError("FAISS's own")
     registry.searcher = KnowingSearcher({"rice": ["brown rice"]})
@@ -100,7 +101,7 @@ async def test_looking_goes_on_whatever_happens() -> None:
 
     assert problem == "RuntimeError: FAISS's own"
     assert made.version == "cor-1"
-    looking.cancel()
+    await looking.end(1)
     await made.close()
 
 

@@ -28,7 +28,7 @@ def typed(people: int, text: str = "rice", **changes: Any) -> list[dict[str, Any
 async def top(engine: AsyncEngine, rows: list[dict[str, Any]], locale: str = "en") -> list[str]:
     async with engine.begin() as connection:
         await connection.execute(insert(searches), rows)
-    popular = PopularQueries(engine, min_people=5, days=28, refresh_s=60, timeout_s=2, now=lambda: NOW)
+    popular = PopularQueries(engine, min_people=5, days=28, timeout_s=2, now=lambda: NOW)
     await popular.refresh()
     return [candidate.text for candidate in popular.top(locale)]
 

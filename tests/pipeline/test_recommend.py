@@ -90,7 +90,7 @@ def recommender(
 
 
 def popular_of(engine: AsyncEngine) -> PopularQueries:
-    return PopularQueries(engine, min_people=5, days=28, refresh_s=60, timeout_s=2)
+    return PopularQueries(engine, min_people=5, days=28, timeout_s=2)
 
 
 async def rows(engine: AsyncEngine, table: Table) -> list[Any]:

@@ -12,6 +12,7 @@ import torch
 
 from service.contract.errors import ArtifactError, DatabaseError, NextQueryError, PredictionError
 from service.contract.types import PromptContext
+from service.pipeline.looking import Looking
 from service.pipeline.score import ClickPrediction, Scorer, open_scorer
 from tests.ctr.tiny_predictor import tiny_predictor
 from tests.fakes import KnowingPredictor
@@ -114,8 +115,8 @@ class Registry:
         self.away = False
         self.opened = 0
 
-    def prediction(self, *tasks: str, refresh_s: float = 5) -> ClickPrediction:
-        return ClickPrediction({task: lambda task=task: self.newest(task) for task in tasks}, refresh_s=refresh_s)  # type: ignore[misc]
+    def prediction(self, *tasks: str) -> ClickPrediction:
+        return ClickPrediction({task: lambda task=task: self.newest(task) for task in tasks})  # type: ignore[misc]
 
     async def newest(self, task: str) -> tuple[str, Callable[[], Awaitable[Scorer]]] | None:
         if self.away:
@@ -215,9 +216,9 @@ async def test_a_task_has_its_own_predictor_before_that_of_all() -> None:
 
 async def test_looking_goes_on_whatever_happens() -> None:
     registry = Registry()
-    made = registry.prediction("*", refresh_s=0.01)
+    made, looking = registry.prediction("*"), Looking()
     registry.away = True
-    looking = asyncio.create_task(made.keep_fresh())
+    looking.begin(made.refresh, 0.01)
     await asyncio.sleep(0.05)
     away = made.problem
     registry.away, registry.failure = False, RuntimeError("torch's own")
@@ -230,7 +231,7 @@ async def test_looking_goes_on_whatever_happens() -> None:
 
     assert (away, broken) == ("The database is away.", "RuntimeError: torch's own")
     assert made.versions == {"*": "ctr-1"}
-    looking.cancel()
+    await looking.end(1)
     await made.close()
 
 
