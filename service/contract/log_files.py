@@ -151,7 +151,7 @@ async def _fetch(connection: AsyncConnection, table: Table, window: Window) -> A
 
 
 def _columns(table: Table) -> list[Column[Any]]:
-    return [column for column in table.columns if column.name != "tenant"]
+    return [column for column in table.columns if column.name != "tenant" and not column.info.get("reported")]
 
 
 def _as_selected(column: Column[Any]) -> ColumnElement[Any]:

@@ -58,6 +58,11 @@ def _count(name: str, comment: str) -> Column[int]:
     return Column(name, Integer, nullable=False, comment=comment)
 
 
+def _reported(name: str, kind: type[Float[float]] | type[Integer], comment: str) -> Column[Any]:
+    """What reports add up; nothing is learned from it, so that snapshots leave it out."""
+    return Column(name, kind, nullable=True, comment=comment, info={"reported": True})
+
+
 def _tenant() -> Column[str]:
     return _text("tenant", "whose data this is", default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
 
@@ -91,6 +96,10 @@ impressions = Table(
     _text("served_by", "rung of the ladder: model, popular, none, ..."),
     _optional("degraded_reason", "why a lower rung served"),
     _json("timings", "milliseconds of each stage"),
+    _reported("unit_bucket", Integer, "which thousandth of all people, or else sessions, by a hash"),
+    _reported("latency_ms", Float, "milliseconds until the list was there"),
+    _reported("n_repeated", Integer, "queries that were left out because they repeat"),
+    _reported("n_chars", Integer, "characters of all queries shown"),
     Index("ix_impressions_at", "at"),
     comment="every list that was shown, with all that learning needs later",
 )
@@ -181,6 +190,53 @@ experiments = Table(
     _at("ended_at", "when it ended; null while it runs", nullable=True),
     _optional("reason", "why it ended"),
     comment="experiments that ran or run",
+)
+
+arm_days = Table(
+    "arm_days",
+    metadata,
+    _text("day", "UTC day of the lists", primary_key=True),
+    _text("task", "task of the lists", primary_key=True),
+    _text("arm", "arm as logged", primary_key=True),
+    Column("unit_bucket", Integer, primary_key=True, autoincrement=False, comment="as in impressions; -1 is unknown"),
+    _count("lists", "replies, empty ones too"),
+    _count("clicked", "of them those with a click"),
+    _count("seen", "of them those that were seen"),
+    _count("degraded", "of them those that are not the model's full answer"),
+    _count("repeated", "queries left out because they repeat"),
+    _count("shown", "queries shown"),
+    _count("chars", "characters of them"),
+    Column("latency_ms", Float, nullable=False, comment="sum of the milliseconds of all lists"),
+    comment="sums over the log, so that reports need not read it again",
+)
+
+arm_positions = Table(
+    "arm_positions",
+    metadata,
+    _text("day", "UTC day of the lists", primary_key=True),
+    _text("task", "task of the lists", primary_key=True),
+    _text("arm", "arm as logged", primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False, comment="from 1"),
+    _count("shown", "queries shown there"),
+    _count("clicked", "of them those clicked"),
+    comment="the same by position",
+)
+
+exposures = Table(
+    "exposures",
+    metadata,
+    _text("experiment", "the experiment", primary_key=True),
+    _text("unit", "the person or session", primary_key=True),
+    _text("arm", "its arm", primary_key=True),
+    comment="who took part: counted once, however often they came",
+)
+
+rolled_days = Table(
+    "rolled_days",
+    metadata,
+    _text("day", "UTC day", primary_key=True),
+    _at("at", "when its sums were made"),
+    comment="days that were added up",
 )
 
 job_locks = Table(

@@ -13,6 +13,7 @@ from service.contract.tables import DEFAULT_ARM
 from service.experiments.definitions import HOLDOUT, Experiment, Experiments, Unit
 
 SLOTS = 10_000
+BUCKETS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ def slot_of(salt: str, unit: str) -> int:
     """SHA-256(salt, unit) mod 10,000 (RELIABILITY.md I7); the byte 0 between them keeps pairs apart."""
     digest = hashlib.sha256(f"{salt}\0{unit}".encode()).digest()
     return int.from_bytes(digest, "big") % SLOTS
+
+
+def bucket_of(unit: str) -> int:
+    """Which thousandth of all units this one is in, whatever experiments run: a cluster of reports."""
+    return slot_of("bucket", unit) % BUCKETS
 
 
 def ends_of(share: float, weights: Sequence[float]) -> list[int]:

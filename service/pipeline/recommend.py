@@ -65,6 +65,7 @@ class Recommender:
                 trace.timings_ms["score"] = _ms_since(started)
         else:
             slate = self._lower_rung(request, co_queries, trace, reason)
+        trace.timings_ms["list"] = _ms_since(started)
         token = self._recorder.sign(impression_id, request, slate, trace)
         recorded = await self._recorder.record(impression_id, request, context, slate, trace, until=until)
         trace.timings_ms["total"] = _ms_since(started)

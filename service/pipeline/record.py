@@ -16,6 +16,7 @@ from service.contract.tables import impressions, searches
 from service.contract.types import PromptContext, Slate
 from service.events.click_token import ClickClaims, TokenSigner
 from service.events.group_commit import GroupCommit, Outcome, Write
+from service.experiments.assignment import bucket_of
 from service.pipeline.request import RecommendRequest, Trace
 
 _GRACE_S = 0.02  # a commit that is under way when the deadline comes may still finish
@@ -98,6 +99,10 @@ def _impression(
         "served_by": slate.served_by.value,
         "degraded_reason": slate.degraded_reason,
         "timings": trace.timings_ms,
+        "unit_bucket": bucket_of(request.user_id or request.session_id or impression_id),
+        "latency_ms": trace.timings_ms.get("list"),
+        "n_repeated": trace.refused.get("repeated", 0),
+        "n_chars": sum(len(candidate.text) for candidate in slate.candidates),
     }
 
 
