@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from service.contract.commands import load_settings, print_json, with_database
+from service.contract.commands import load_settings, print_json, print_table, with_database
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -88,7 +88,7 @@ def list_models(as_json: AsJson = False) -> None:
     rows = [{**asdict(version), "champion": serves.get(version.version)} for version in versions]
     if as_json:
         return print_json(rows)
-    _print_table("Models", ["version", "kind", "task", "created_at", "champion"], rows)
+    _print_rows("Models", ["version", "kind", "task", "created_at", "champion"], rows)
 
 
 @models.command("show")
@@ -99,7 +99,7 @@ def show_model(version: str, as_json: AsJson = False) -> None:
     model = asdict(_with_database(lambda engine: registry.show(engine, version)))
     if as_json:
         return print_json(model)
-    _print_table(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
+    _print_rows(version, ["field", "value"], [{"field": name, "value": value} for name, value in model.items()])
 
 
 @models.command()
@@ -156,7 +156,7 @@ def examine(as_json: AsJson = False) -> None:
     if as_json:
         print_json(findings)
     else:
-        _print_table("nextquery doctor", ["name", "state", "finding", "remedy"], findings)
+        _print_rows("nextquery doctor", ["name", "state", "finding", "remedy"], findings)
     raise typer.Exit(int(any(finding["state"] == "fail" for finding in findings)))
 
 
@@ -183,7 +183,7 @@ def freeze_log(
         return print_json({"directory": taken.directory, "new": is_new, **taken.manifest})
     counts = taken.manifest["counts"]
     rows = [{"table": name, "rows": taken.rows(name), "days": len(days)} for name, days in counts.items()]
-    _print_table("Snapshot", ["table", "rows", "days"], rows)
+    _print_rows("Snapshot", ["table", "rows", "days"], rows)
     print(f"It is in {taken.directory}" + ("." if is_new else ", unchanged since it was taken before."))
 
 
@@ -225,7 +225,7 @@ def import_logs(
     if as_json:
         print_json([asdict(report) for report in reports])
     for report in [] if as_json else reports:
-        _print_table(report.file, ["name", "state", "finding"], [asdict(check) for check in report.checks])
+        _print_rows(report.file, ["name", "state", "finding"], [asdict(check) for check in report.checks])
         print(report.summary())
     raise typer.Exit(int(not all(report.is_sound if validate else report.took_something for report in reports)))
 
@@ -280,16 +280,8 @@ def _say(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:
         print(sentence.format(**values))
 
 
-def _print_table(title: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        cells = ("" if row[column] is None else str(row[column]) for column in columns)
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in cells))
-    Console().print(table)
+def _print_rows(title: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    print_table(title, columns, [[row[column] for column in columns] for row in rows], _COLOURS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the commands of every package share: settings, a database for the length of a call, JSON on stdout.
+"""What the commands of every package share: settings, a database for the length of a call, JSON and tables on stdout.
 
 It knows no command. Everything heavy is imported when it is used, so that asking for help stays quick.
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -40,6 +40,21 @@ def with_database(
             await database.dispose()
 
     return asyncio.run(run())
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], colours: Mapping[str, str] | None = None
+) -> None:
+    """Write a table to stdout; None is an empty cell, and a cell whose whole text is in `colours` gets that colour."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        cells = ("" if cell is None else str(cell) for cell in row)
+        table.add_row(*(Text(cell, style=(colours or {}).get(cell, "")) for cell in cells))
+    Console().print(table)
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.contract.commands import load_settings, print_json, with_database
+from service.contract.commands import load_settings, print_json, print_table, with_database
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -88,7 +88,7 @@ def list_runs(
         [each.run_id, each.window, each.state_at(datetime.now(UTC)), _minute(each.started_at), each.reason or ""]
         for each in found
     ]
-    _print_table("Runs", ["id", "window", "state", "started", "reason"], rows)
+    print_table("Runs", ["id", "window", "state", "started", "reason"], rows, _COLOURS)
 
 
 @app.command()
@@ -111,7 +111,7 @@ def show(run_id: Annotated[str, typer.Argument(help="Id of a run.")], as_json: A
         for each in found.stages
     ]
     state = found.state_at(datetime.now(UTC))
-    _print_table(f"{found.job} {found.window}: {state}", ["stage", "state", "s", "MiB", "exit", "what"], rows)
+    print_table(f"{found.job} {found.window}: {state}", ["stage", "state", "s", "MiB", "exit", "what"], rows, _COLOURS)
 
 
 def _sentence(made: "RunRecord", was_done: bool) -> str:
@@ -126,17 +126,6 @@ def _as_json(run: "RunRecord") -> dict[str, Any]:
     from service.contract.job_records import as_json
 
     return {**as_json(run), "state": run.state_at(datetime.now(UTC))}
-
-
-def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    Console().print(table)
 
 
 def _minute(moment: datetime) -> str:
