@@ -133,6 +133,19 @@ def promote(
 
 
 @models.command()
+def register(
+    directory: Annotated[Path, typer.Argument(help="The directory of a policy.")],
+    task: OfTask = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record a policy, so that experiments can name it; it serves nobody yet."""
+    from service.contract import registry
+
+    model = _with_database(lambda engine: _register_policy(engine, directory, task or registry.ANY_TASK))
+    _say(asdict(model), "{version} is registered as a policy for {task}.", as_json)
+
+
+@models.command()
 def rollback(
     kind: Annotated[str, typer.Option(help="policy, ctr or cor.")] = "policy",
     task: OfTask = None,

@@ -90,6 +90,14 @@ class Jobs(BaseModel):
     duplicates_most: float = Field(0.01, ge=0, description="Largest share of queries that a list has already.")
     length_least: float = Field(0.9, gt=0, description="Shortest lists, against those of the policy before.")
     length_most: float = Field(1.1, gt=0, description="Longest lists, against those of the policy before.")
+    policy_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of people on whom a policy that passed its gates is tried before it may be champion, half of "
+        "them with the champion; 0 makes it champion at once.",
+    )
+    policy_days: int = Field(14, ge=1, description="Days after which a policy that has not won is dropped.")
     latency_most: float = Field(1.25, gt=0, description="Slowest lists, against the champion's, 95th percentile.")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The command line of experiments: list, apply, end, report.
+"""The command line of experiments: list, apply, end, report, try, decide.
 
 It knows how to ask and how to show.
 """
@@ -92,6 +92,45 @@ def report(
     if as_json:
         return print_json(_as_json(found))
     _print_report(found)
+
+
+@app.command("try")
+def try_version(
+    version: Annotated[str, typer.Argument(help="A registered policy.")],
+    task: Annotated[str, typer.Option(help="Whose lists it writes: a task, or * for all.")] = "*",
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of people who take part.")] = 0.2,
+    lift: Annotated[float, typer.Option(min=0.001, max=10, help="Relative lift that is looked for.")] = 0.05,
+    as_json: AsJson = False,
+) -> None:
+    """Try a policy on a share of people against the champion; `decide` makes it champion once it has won."""
+    from service.experiments.decide import try_policy
+
+    async def act(database: "AsyncEngine") -> str | None:
+        return await try_policy(database, version, task, share=share, lift=lift)
+
+    started = with_database(load_settings(), act)
+    if as_json:
+        return print_json({"experiment": started})
+    print(f"{started} runs." if started else "Another policy is being tried on that task: end that one first.")
+
+
+@app.command()
+def decide(
+    most_days: Annotated[int, typer.Option(min=1, help="Days after which what has not won is dropped.")] = 14,
+    fence: Annotated[str | None, typer.Option(hidden=True, help="Of the job that decides: nightly:7.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Promote what has won and drop what has lost, of the experiments that say `promote`."""
+    from service.contract.fence import parse_fence
+    from service.experiments.decide import decide_all
+
+    job = parse_fence(fence) if fence else None
+    found = with_database(load_settings(), lambda database: decide_all(database, most_days=most_days, fence=job))
+    if as_json:
+        return print_json({"decided": [asdict(each) for each in found]})
+    print(
+        "\n".join(f"{each.experiment}: {each.state}. {each.reason}" for each in found) or "There is nothing to decide."
+    )
 
 
 def _as_json(found: "Report") -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Experiment(BaseModel):
     """Arms that are compared. The first is the control.
 
     `share`: of the units that take part. `salt`: of the hash that decides; the id where none is given. `tasks`: where
-    it runs, everywhere where none is given. `lift`: the relative lift that it is planned to find.
+    it runs, everywhere where none is given. `lift`: the relative lift that it is planned to find. `promote`: whether the
+    nightly run makes an arm's policy champion once it has won; then arms change nothing but the policy.
     """
 
     model_config = _MODEL
@@ -65,6 +66,7 @@ class Experiment(BaseModel):
     share: Share = 1.0
     salt: Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,200}$")] | None = None
     lift: Annotated[float, Field(gt=0, le=10)] = 0.05
+    promote: bool = False
     arms: Annotated[list[Arm], Field(min_length=2, max_length=20)]
 
     @property
@@ -95,6 +97,10 @@ class Experiment(BaseModel):
         total = sum(arm.weight for arm in self.arms)
         if abs(total - 1.0) > _ROUNDING:
             raise ValueError(f"the weights of the arms of {self.id} come to {total:g}: they must come to 1")
+        if self.promote and self.changed != {"policy"}:
+            raise ValueError(
+                f"{self.id} wants its winner promoted, which can be a policy and nothing else: drop `promote`"
+            )
         if unknown := sorted(set(self.tasks) - set(all_tasks())):
             raise ValueError(f"{unknown[0]!r} of {self.id} is no task: there are {', '.join(sorted(all_tasks()))}")
         return self

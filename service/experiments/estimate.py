@@ -72,15 +72,17 @@ class Lift:
 def lift(rates: Rates, clicked: NDArray[np.float64], arm: int, planned: float) -> Lift | None:
     """The lift of `arm` over arm 0; None where too few lists were clicked. `clicked`: such lists of each arm, (A,).
 
-    `planned`: the lift that is looked for, which sets the width of the mixture of the always-valid interval.
+    `planned`: the lift that is looked for, which sets the width of the mixture of the always-valid interval. Of several
+    arms beside the control each has its part of the level (Bonferroni), so that one among many does not win by chance.
     """
+    level = LEVEL / max(1, len(rates.value) - 1)
     if min(clicked[0], clicked[arm]) < _LEAST_CLICKED:
         return None
     value, variance = rates.log_ratio(arm)
     if not variance > 0:
         return None
-    once = float(norm.isf(LEVEL / 2)) * sqrt(variance)
-    always = always_valid_half_width(variance, planned)
+    once = float(norm.isf(level / 2)) * sqrt(variance)
+    always = always_valid_half_width(variance, planned, level)
     return Lift(
         value=expm1(value),
         low=expm1(value - once),

@@ -97,14 +97,14 @@ async def make_report(database: AsyncEngine, name: str, now: datetime | None = N
     """
     now = now or datetime.now(UTC)
     every = await store.list_experiments(database)
-    kept = next((each for each in every if each.id == name and isinstance(each.definition, Experiment)), None)
-    if kept is None or not isinstance(kept.definition, Experiment):
+    known = {each.id: each for each in map(store.as_experiment, every) if each}
+    kept = known.get(name)
+    if kept is None:
         raise ConfigurationError(
             f"There is no experiment {name!r}. `nextquery experiments list` shows those there are."
         )
     since, until = kept.started_at.date(), (kept.ended_at or now).date() + timedelta(days=1)
-    experiments = [each.definition for each in every if isinstance(each.definition, Experiment)]
-    await roll_up(database, experiments, since, until, now)
+    await roll_up(database, [each.definition for each in known.values()], since, until, now)
     with database_errors("the sums of an experiment were read"):
         async with database.connect() as connection:
             days = _of_days(since, until)

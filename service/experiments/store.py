@@ -4,9 +4,9 @@ It knows nothing about requests. The file of experiments is read into it; what i
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,23 +22,38 @@ from service.experiments.definitions import HOLDOUT, Experiment, Experiments, Ho
 Source = Literal["file", "job"]
 
 
+Defined = TypeVar("Defined", bound=Experiment | Holdout, covariant=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(Generic[Defined]):
     """An experiment, or the hold-out, as it was accepted. `ended_at` is None while it runs."""
 
     id: str
-    definition: Experiment | Holdout
+    definition: Defined
     source: str
     started_at: datetime
     ended_at: datetime | None = None
     reason: str | None = None
 
 
-async def list_experiments(database: AsyncEngine) -> list[Kept]:
+async def list_experiments(database: AsyncEngine) -> list[Kept[Experiment | Holdout]]:
     """All that were ever accepted, the newest first."""
     with database_errors("experiments were listed"):
         async with database.connect() as connection:
             return sorted((await _all(connection)).values(), key=lambda kept: (kept.started_at, kept.id), reverse=True)
+
+
+async def running_ones(database: AsyncEngine) -> list[Kept[Experiment]]:
+    """The experiments that run now, the oldest first, with what is known of each."""
+    kept = (await list_experiments(database))[::-1]
+    return [of_experiment for each in kept if each.ended_at is None and (of_experiment := as_experiment(each))]
+
+
+def as_experiment(kept: "Kept[Experiment | Holdout]") -> "Kept[Experiment] | None":
+    """The same; None for the hold-out."""
+    definition = kept.definition
+    return replace(kept, definition=definition) if isinstance(definition, Experiment) else None  # type: ignore[return-value]
 
 
 async def running(database: AsyncEngine) -> Experiments:
@@ -112,7 +127,7 @@ async def end(database: AsyncEngine, name: str, reason: str) -> None:
                 )
 
 
-def _running(kept: Iterable[Kept]) -> Experiments:
+def _running(kept: Iterable[Kept[Experiment | Holdout]]) -> Experiments:
     now = [each.definition for each in kept if each.ended_at is None]
     return Experiments.model_construct(
         holdout=next((each for each in now if isinstance(each, Holdout)), None),
@@ -120,7 +135,7 @@ def _running(kept: Iterable[Kept]) -> Experiments:
     )
 
 
-def _refuse_changed(kept: Kept, wanted: Experiment | Holdout) -> None:
+def _refuse_changed(kept: Kept[Experiment | Holdout], wanted: Experiment | Holdout) -> None:
     was, now = kept.definition.model_dump(), wanted.model_dump()
     different = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
     if not different:
@@ -132,7 +147,9 @@ def _refuse_changed(kept: Kept, wanted: Experiment | Holdout) -> None:
     )
 
 
-def _refuse_contradictions(present: Iterable[Kept], fresh: Mapping[str, Experiment | Holdout]) -> None:
+def _refuse_contradictions(
+    present: Iterable[Kept[Experiment | Holdout]], fresh: Mapping[str, Experiment | Holdout]
+) -> None:
     both = [*(each.definition for each in present), *fresh.values()]
     try:
         check_together([each for each in both if isinstance(each, Experiment)])
@@ -160,11 +177,11 @@ async def _refuse_unknown_policies(connection: AsyncConnection, wanted: Iterable
                 )
 
 
-async def _all(connection: AsyncConnection) -> dict[str, Kept]:
+async def _all(connection: AsyncConnection) -> dict[str, Kept[Experiment | Holdout]]:
     return {row.id: _kept(row) for row in await connection.execute(select(experiments))}
 
 
-def _kept(row: Row[Any]) -> Kept:
+def _kept(row: Row[Any]) -> Kept[Experiment | Holdout]:
     values = dict(row._mapping)
     model = Holdout if row.id == HOLDOUT else Experiment
     return Kept(definition=model.model_validate(values.pop("definition")), **values)

@@ -76,6 +76,12 @@ async def answer(command: str, words: Sequence[str], plan: Mapping[str, Any]) ->
         return {"methods": {"nextquery": figures_of(words[2])}}
     if command == "train evaluate":
         return figures_of(words[2])
+    if command == "experiments decide":
+        return {"decided": [], **plan.get("output", {})}
+    if command == "experiments try":
+        return {"experiment": f"try-{words[2]}", **plan.get("output", {})}
+    if command == "models register":
+        return {"version": Path(words[2]).name}
     return await promoted(command, Path(words[2]), option)
 
 

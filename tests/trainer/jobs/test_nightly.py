@@ -29,6 +29,7 @@ WHOLE = [
     "ctr evaluate",
     "train evaluate",
     "train evaluate",
+    "experiments decide",
     "retrieval publish",
     "ctr publish",
     "models promote",
@@ -316,3 +317,28 @@ async def test_a_record_keeps_what_a_database_would_refuse(engine: AsyncEngine, 
     [record] = await job_records.list_runs(engine)
     assert "NUL  and" in str(record.reason)
     assert json.dumps(job_records.as_json(record))
+
+
+async def test_with_a_share_a_policy_that_passed_is_tried_and_serves_nobody_yet(
+    engine: AsyncEngine, night: Night
+) -> None:
+    done = await run(engine, night, policy_share=0.25)
+
+    (last,) = [stage for stage in done.stages if stage.stage == "publish"]
+    assert done.state == "done"
+    assert night.calls() == [*WHOLE[:-1], "models register", "experiments try"]
+    assert "policy suggest" not in await serving(engine)
+    assert dict(last.figures) == {"published": 2, "tried": 1, "decided": 0}
+
+
+async def test_what_was_decided_is_told_and_a_policy_that_must_wait_too(engine: AsyncEngine, night: Night) -> None:
+    night.plan(
+        experiments_decide={"output": {"decided": [{"experiment": "try-1", "state": "promoted", "reason": "It won."}]}},
+        experiments_try={"output": {"experiment": None}},
+    )
+
+    done = await run(engine, night, policy_share=0.25)
+
+    (last,) = [stage for stage in done.stages if stage.stage == "publish"]
+    assert last.reason == "try-1: It won. Another policy is being tried on that task, so the new one was not."
+    assert dict(last.figures) == {"published": 3, "tried": 0, "decided": 1}
