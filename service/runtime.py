@@ -33,6 +33,7 @@ from service.pipeline.generate import Generator
 from service.pipeline.looking import Looking
 from service.pipeline.policies import Policies, ServedPolicy, open_policy
 from service.pipeline.popular import PopularQueries
+from service.pipeline.recent import RecentRequests
 from service.pipeline.recommend import Recommender
 from service.pipeline.record import Recorder
 from service.pipeline.score import ClickPrediction, Scorer, open_scorer
@@ -64,6 +65,7 @@ class Runtime:
             named=self._named_policy,
             longest_request_s=times.recommend_max_s,
         )
+        self.recent = RecentRequests()
         self._has_starter = False
         self.writer = GroupCommit(self.database)
         self.popular = PopularQueries(
@@ -98,6 +100,7 @@ class Runtime:
             context_tokens=settings.engine_context_tokens,
             decoding=settings.decoding(),
             exact_tokens=settings.exact_tokens,
+            recent=self.recent,
         )
         self.recommender = Recommender(
             generator,
@@ -195,8 +198,8 @@ class Runtime:
     async def _open_policy(self, reference: str | Path, task: str, *, proven: bool) -> ServedPolicy:
         return await open_policy(
             reference,
-            task,
             self.engines,
+            recent=self.recent.of(task),
             prompt_tokens=self.settings.prompt_tokens,
             timeout_s=self.settings.timeouts.engine_start_s,
             proven=proven,

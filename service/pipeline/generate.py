@@ -15,6 +15,7 @@ from service.contract.engine import Completion, Engine, Sampling
 from service.contract.errors import EngineBusy, EngineError, EngineUnavailable
 from service.contract.policy import Policy
 from service.contract.types import Candidate, PromptContext, ServedBy, Slate
+from service.pipeline.recent import RecentRequests
 from service.pipeline.request import RecommendRequest, Trace
 
 _LOG = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Generator:
 
     `serving`: the policy for a task and its engine, or a version that an experiment names, or else the former; asked
     once a request; None while there is none. `decoding`: what the settings say about it; the rest is the policy's own.
+    `recent`: is told each request.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class Generator:
         context_tokens: int,
         decoding: Mapping[str, float],
         exact_tokens: int | None = None,
+        recent: RecentRequests | None = None,
     ) -> None:
         self._serving = serving
         self._prompt_tokens = prompt_tokens
         self._context_tokens = context_tokens
         self._decoding = decoding
         self._exact_tokens = exact_tokens
+        self._recent = recent or RecentRequests()
 
     async def generate(
         self,
@@ -93,6 +97,7 @@ class Generator:
         """
         serving = self._usable(request, context)
         policy = serving.policy
+        self._recent.note(request.task.name, context)
         prompt = request.task.render(context, policy.tokenizer, budget=self._prompt_tokens)
         sampling = self._sampling(request, policy, context, len(prompt.token_ids), lists)
         trace.policy_version = policy.version

@@ -5,7 +5,7 @@ It knows nothing about the registry, nor which engine it is.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from service.contract.engine import Engine, Sampling
@@ -18,12 +18,11 @@ from service.contract.types import PromptContext
 from service.engines.pool import EngineLease, EnginePool
 from service.engines.supervisor import EngineState
 from service.pipeline.champion import KeptChampion, Newest
+from service.pipeline.recent import Asked
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0  # between two tries of a policy that was refused: loading a model is work
 _GRACE = 1.5
-_WARM_UP = PromptContext(n=3, query="brown rice", session=("rice",))
-_WARM_UP_TASK = "suggest"
 
 
 class ServedPolicy:
@@ -51,35 +50,39 @@ class ServedPolicy:
         """What the engine is doing."""
         return self._lease.engine.state
 
-    async def prove(self, task: str, timeout_s: float) -> None:
-        """Return when the engine has generated with this policy, for which it loads the adapter.
+    async def prove(self, recent: Sequence[Asked], timeout_s: float) -> None:
+        """Return when the engine has generated with this policy, for which it loads the adapter, for what people asked.
+
+        `recent`: at least one request.
 
         Raises:
             EngineError: It cannot.
         """
         await self._lease.engine.wait_ready(timeout_s, patient=False)
-        rendered = get_task(_WARM_UP_TASK if task == ANY_TASK else task).render(
-            _WARM_UP, self.policy.tokenizer, budget=self._prompt_tokens
-        )
-        prompt, sampling = rendered.token_ids[: self._prompt_tokens], Sampling(max_tokens=4, temperature=0.0)
         try:
             async with asyncio.timeout(timeout_s):
-                await self.engine.generate(f"warm-{new_id()}", prompt, sampling, self.policy.adapter)
+                for task, context in recent:  # one after the other: those who are served come first
+                    await self._warm(task, context)
         except TimeoutError:
             raise EngineUnavailable(
                 f"The engine gave nothing for {self.version} within {timeout_s:g} s. Usually it is overloaded; the "
                 "policy is tried again."
             ) from None
 
-    def prove_later(self, task: str, timeout_s: float) -> None:
-        """Prove it as soon as its engine is ready; `problem` says what came out."""
-        self._proving = asyncio.create_task(self._prove_when_ready(task, timeout_s))
+    async def _warm(self, task: str, context: PromptContext) -> None:
+        rendered = get_task(task).render(context, self.policy.tokenizer, budget=self._prompt_tokens)
+        prompt, sampling = rendered.token_ids[: self._prompt_tokens], Sampling(max_tokens=4, temperature=0.0)
+        await self.engine.generate(f"warm-{new_id()}", prompt, sampling, self.policy.adapter)
 
-    async def _prove_when_ready(self, task: str, timeout_s: float) -> None:
+    def prove_later(self, recent: Sequence[Asked], timeout_s: float) -> None:
+        """Prove it as soon as its engine is ready; `problem` says what came out."""
+        self._proving = asyncio.create_task(self._prove_when_ready(recent, timeout_s))
+
+    async def _prove_when_ready(self, recent: Sequence[Asked], timeout_s: float) -> None:
         while True:
             try:
                 await self._lease.engine.wait_ready(timeout_s)
-                await self.prove(task, timeout_s)
+                await self.prove(recent, timeout_s)
                 return
             except EngineUnavailable:
                 await asyncio.sleep(1.0)  # its supervisor starts it again
@@ -169,11 +172,17 @@ class Policies:
 
 
 async def open_policy(
-    reference: str | Path, task: str, engines: EnginePool, *, prompt_tokens: int, timeout_s: float, proven: bool
+    reference: str | Path,
+    engines: EnginePool,
+    *,
+    recent: Sequence[Asked],
+    prompt_tokens: int,
+    timeout_s: float,
+    proven: bool,
 ) -> ServedPolicy:
-    """The policy in a directory, to write lists of `task` ("*" is all), on the engine of its model.
+    """The policy in a directory, on the engine of its model.
 
-    `proven`: it has generated when it is returned. Else its engine may still be starting.
+    `proven`: it has generated for `recent` requests when it is returned. Else its engine may still be starting.
 
     Raises:
         ArtifactError: It is damaged, of another prompt, or without its base.
@@ -185,10 +194,10 @@ async def open_policy(
     if engines.off:
         return served
     if not proven:
-        served.prove_later(task, timeout_s)
+        served.prove_later(recent, timeout_s)
         return served
     try:
-        await served.prove(task, timeout_s)
+        await served.prove(recent, timeout_s)
     except BaseException:
         await served.close()
         raise
