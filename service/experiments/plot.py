@@ -14,7 +14,7 @@ from service.experiments.report import Report
 def plot_days(report: Report, path: Path) -> None:
     """CTR of each arm by day, its 95 % interval as a band, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.dates import ConciseDateFormatter, DayLocator
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
@@ -26,7 +26,8 @@ def plot_days(report: Report, path: Path) -> None:
         value, low, high = np.array([[r.value, r.low, r.high] for r in known.values()], dtype=float).reshape(-1, 3).T
         axes.plot(days, value, color=f"C{number}", marker="o", markersize=3.5, label=arm.name)
         axes.fill_between(days, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
-    locator = AutoDateLocator()
+    every = max(1, round(len(report.days) / 8))
+    locator = DayLocator(interval=every)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_ylabel("clicked lists / lists")
