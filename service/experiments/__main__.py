@@ -1,4 +1,4 @@
-"""The command line of experiments: list, apply, end, report, try, decide.
+"""The command line of experiments: list, apply, end, report, off-policy, try, decide.
 
 It knows how to ask and how to show.
 """
@@ -92,6 +92,27 @@ def report(
     if as_json:
         return print_json(_as_json(found))
     _print_report(found)
+
+
+@app.command("off-policy")
+def off_policy(
+    name: Name,
+    arm: Annotated[str, typer.Argument(help="An arm with rerank: reorder and an explore_share.")],
+    explore_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of orders drawn, instead of its own.")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate what an arm would have come to with another share of drawn orders (SNIPS)."""
+    from service.experiments.off_policy import estimate_off_policy
+
+    found = with_database(load_settings(), lambda database: estimate_off_policy(database, name, arm, explore_share))
+    if as_json:
+        return print_json(asdict(found))
+    print(
+        f"With an explore_share of {explore_share:g}, {arm} would have a CTR of {found.value:.4f} ({found.low:.4f} "
+        f"{found.high:.4f}); the estimate is worth {found.effective_lists:.0f} lists of its own."
+    )
 
 
 @app.command("try")

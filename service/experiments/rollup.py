@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, case, delete, distinct, func, insert, select, text
+from sqlalchemy import ColumnElement, Select, Table, and_, case, delete, distinct, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -44,6 +44,11 @@ async def roll_up(
         for day in needed:
             await _roll_up(database, known, day, now)
     return needed
+
+
+def in_arm(experiment: str, arm: str) -> ColumnElement[bool]:
+    """Condition: a list was shown in this arm, whatever other experiments it was in."""
+    return (" " + impressions.c.arm + " ").contains(f" {experiment}={arm} ", autoescape=True)
 
 
 def _days(since: date, until: date) -> Iterator[date]:
@@ -166,10 +171,8 @@ def _by_position(clicked: list[dict[str, Any]], lengths: list[dict[str, Any]]) -
 
 
 async def _exposed(connection: AsyncConnection, experiment: Experiment, arm: str, day: date) -> list[dict[str, str]]:
-    unit = _UNITS[experiment.unit]
-    logged = f"{experiment.id}={arm}"
-    in_arm = (" " + impressions.c.arm + " ").contains(f" {logged} ", autoescape=True)
-    query = select(unit.label("unit")).distinct().where(_of_day(day, impressions), in_arm, unit.is_not(None))
+    unit, mine = _UNITS[experiment.unit], in_arm(experiment.id, arm)
+    query = select(unit.label("unit")).distinct().where(_of_day(day, impressions), mine, unit.is_not(None))
     same = {"experiment": experiment.id, "arm": arm}
     return [{**same, "unit": row.unit} for row in await connection.execute(query)]
 
