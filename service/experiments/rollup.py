@@ -3,11 +3,12 @@
 It knows nothing about experiments' results. A day that is over is added up once more the day after, for late clicks.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, case, delete, distinct, func, insert, select, text
+from sqlalchemy import ColumnElement, Select, Table, and_, case, delete, distinct, func, insert, literal, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,8 +21,8 @@ from service.experiments.definitions import Experiment
 _DAY = timedelta(days=1)
 _LATE = timedelta(days=1)  # a click that comes later than that counts nowhere
 _STAYS = timedelta(seconds=30)  # sums of a day that is not over are so old at most
-_ROWS = 20_000  # of one transaction
 _SLOWER = 20  # than other statements, by so much at most
+_KEY = ("day", "task", "arm", "unit_bucket")
 _UNITS = {"user": impressions.c.user_id, "session": impressions.c.session_id}
 
 
@@ -63,28 +64,27 @@ def _is_needed(day: date, rolled: datetime | None, now: datetime) -> bool:
 
 
 async def _roll_up(database: AsyncEngine, known: Mapping[str, Experiment], day: date, now: datetime) -> None:
-    """Read first, then write what came out: a transaction of SQLite that writes lets nobody else write."""
+    """Read first, then write what came out: a transaction of SQLite that writes lets nobody else write meanwhile."""
     named = {"day": day.isoformat()}
     async with database.connect() as connection:
         await _take_time(connection)
-        of_buckets = [{**named, **row._mapping} for row in await connection.execute(_buckets(day))]
-        of_positions = [{**named, **row._mapping} for row in await connection.execute(_positions(day))]
-        shown = [{**named, **row._mapping} for row in await connection.execute(_lengths(day))]
-        exposed = [
-            row
-            for name, arm in sorted({pair for each in of_buckets for pair in arms_in(str(each["arm"]))})
-            if name in known and known[name].unit in _UNITS
-            for row in await _exposed(connection, known[name], arm, day)
-        ]
+        sums = [{**named, **row._mapping} for row in await connection.execute(_sums(day))]
+        clicked = [row._mapping for row in await connection.execute(_positions(day))]
     async with database.begin() as connection:
         for table in (arm_days, arm_positions, rolled_days):
             await connection.execute(delete(table).where(table.c.day == day.isoformat()))
-        await _insert(connection, arm_days, of_buckets)
-        await _insert(connection, arm_positions, list(_by_position(of_positions, shown)))
+        await _insert(connection, arm_days, _by_bucket(sums))
+        await _insert(connection, arm_positions, list(_by_position(clicked, sums)))
         await _insert(connection, rolled_days, [{**named, "at": now}])
-    for begin in range(0, len(exposed), _ROWS):
-        async with database.begin() as connection:
-            await _insert(connection, exposures, exposed[begin : begin + _ROWS])
+    arms: dict[str, dict[str, str]] = {}
+    for logged in {str(each["arm"]) for each in sums}:
+        for name, arm in arms_in(logged):
+            arms.setdefault(name, {})[logged] = arm
+    for name in arms.keys() & known.keys():
+        if known[name].unit in _UNITS:
+            async with database.begin() as connection:
+                await _take_time(connection)
+                await connection.execute(_expose(connection.dialect.name, known[name], arms[name], day))
 
 
 async def _take_time(connection: AsyncConnection) -> None:
@@ -98,8 +98,8 @@ def _of_day(day: date, table: Table, longer: timedelta = timedelta()) -> Any:
     return and_(table.c.at >= begin, table.c.at < begin + _DAY + longer)
 
 
-def _buckets(day: date) -> Select[Any]:
-    """Sums of the lists of a day by task, arm and bucket."""
+def _sums(day: date) -> Select[Any]:
+    """Sums of the lists of a day by task, arm, bucket and length: one look at every list."""
     listed, event = impressions.c, clicks.c
     happened = (
         select(
@@ -126,13 +126,13 @@ def _buckets(day: date) -> Select[Any]:
             total(happened.c.seen, "seen"),
             total(case((listed.degraded_reason.is_not(None), 1), else_=0), "degraded"),
             total(listed.n_repeated, "repeated"),
-            total(listed.n_shown, "shown"),
+            listed.n_shown,
             total(listed.n_chars, "chars"),
             total(listed.latency_ms, "latency_ms"),
         )
         .select_from(impressions.outerjoin(happened, happened.c.impression_id == listed.impression_id))
         .where(_of_day(day, impressions))
-        .group_by(listed.task, listed.arm, bucket)
+        .group_by(listed.task, listed.arm, bucket, listed.n_shown)
     )
 
 
@@ -148,40 +148,38 @@ def _positions(day: date) -> Select[Any]:
     )
 
 
-def _lengths(day: date) -> Select[Any]:
-    """How many lists of a day have how many queries, by task and arm."""
-    listed = impressions.c
-    return (
-        select(listed.task, listed.arm, listed.n_shown, func.count().label("lists"))
-        .where(_of_day(day, impressions))
-        .group_by(listed.task, listed.arm, listed.n_shown)
-    )
+def _by_bucket(sums: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `arm_days`: lists of all lengths together."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in sums:
+        mine = {name: row[name] for name in row if name != "n_shown"} | {"shown": row["lists"] * row["n_shown"]}
+        present = found.setdefault(tuple(mine[name] for name in _KEY), mine)
+        if present is not mine:
+            present |= {name: present[name] + mine[name] for name in mine if name not in _KEY}
+    return list(found.values())
 
 
-def _by_position(clicked: list[dict[str, Any]], lengths: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _by_position(clicked: Iterable[Mapping[str, Any]], sums: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of `arm_positions`: a list of three has a first, a second and a third."""
     of = {(row["task"], row["arm"], row["position"]): row["clicked"] for row in clicked}
-    shown: dict[tuple[str, str, str, int], int] = {}
-    for row in lengths:
+    shown: Counter[tuple[str, str, str, int]] = Counter()
+    for row in sums:
         for position in range(1, row["n_shown"] + 1):
-            key = (row["day"], row["task"], row["arm"], position)
-            shown[key] = shown.get(key, 0) + row["lists"]
+            shown[row["day"], row["task"], row["arm"], position] += row["lists"]
     for (day, task, arm, position), lists in shown.items():
         values = {"shown": lists, "clicked": of.get((task, arm, position), 0)}
         yield {"day": day, "task": task, "arm": arm, "position": position, **values}
 
 
-async def _exposed(connection: AsyncConnection, experiment: Experiment, arm: str, day: date) -> list[dict[str, str]]:
-    unit, mine = _UNITS[experiment.unit], in_arm(experiment.id, arm)
-    query = select(unit.label("unit")).distinct().where(_of_day(day, impressions), mine, unit.is_not(None))
-    same = {"experiment": experiment.id, "arm": arm}
-    return [{**same, "unit": row.unit} for row in await connection.execute(query)]
+def _expose(dialect: str, experiment: Experiment, arms: Mapping[str, str], day: date) -> Any:
+    """Note the units of a day with their arms, where they are not noted yet. `arms`: of this experiment, as logged."""
+    unit, logged = _UNITS[experiment.unit], impressions.c.arm
+    query = select(literal(experiment.id), unit, case(arms, value=logged)).distinct()
+    query = query.where(_of_day(day, impressions), logged.in_(arms), unit.is_not(None))
+    put = (postgresql if dialect == "postgresql" else sqlite).insert(exposures)
+    return put.from_select(["experiment", "unit", "arm"], query).on_conflict_do_nothing()
 
 
 async def _insert(connection: AsyncConnection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    if table is exposures:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        await connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
-    else:
+    if rows:
         await connection.execute(insert(table), rows)
