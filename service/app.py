@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic.json_schema import models_json_schema
 
-from service.api import click, console, health, jobs, recommend
+from service.api import click, console, experiments, health, jobs, models, recommend, traffic
 from service.api.edge import Edge
 from service.api.metrics import Metrics
 from service.api.raw_route import handlers
-from service.api.schemas import ClickBatch, ClickEvent, Problem, RecommendBody
+from service.api.schemas import ClickBatch, ClickEvent, Problem, PromoteBody, RecommendBody, RollbackBody
 from service.api.server import ImpatientProtocol, Server
 from service.contract.logs import configure_logging
 from service.contract.settings import Settings
@@ -51,8 +51,9 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers={404: health.not_found, 405: health.method_not_allowed},
     )
     app.state.runtime, app.state.metrics = runtime, metrics
-    for part in (recommend, click, health, console, jobs):
+    for part in (recommend, click, models, health, console, experiments, traffic, jobs):
         app.include_router(part.router)
+    app.include_router(models.pages)
     _document_bodies(app)
     _measure(runtime, metrics)
     app.add_middleware(
@@ -113,7 +114,10 @@ def _document_bodies(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = original()
-        models = [(model, "validation") for model in (RecommendBody, ClickEvent, ClickBatch, Problem)]
+        models = [
+            (model, "validation")
+            for model in (RecommendBody, ClickEvent, ClickBatch, PromoteBody, RollbackBody, Problem)
+        ]
         _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         document["components"]["schemas"].update(schemas["$defs"])
         return document

@@ -14,8 +14,8 @@ _MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
-    "jobs.css": "text/css; charset=utf-8",
-    "jobs.js": "text/javascript; charset=utf-8",
+    "pages.css": "text/css; charset=utf-8",
+    "pages.js": "text/javascript; charset=utf-8",
 }
 _CONTENT = {name: (_DIRECTORY / name).read_bytes() for name in _MEDIA_TYPES}
 HEADERS = {

@@ -4,14 +4,12 @@ They know nothing about how jobs run: they show records of the database, and pic
 """
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from fastapi.responses import FileResponse, Response
 
 from service.api.console import HEADERS
+from service.api.pages import drawn
 from service.contract import job_records
 from service.contract.errors import ConfigurationError
 from service.contract.job_records import RunRecord
@@ -21,28 +19,6 @@ router = APIRouter(include_in_schema=False)
 _MOST_RUNS = 60
 
 
-def _figure(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min"
-        if minutes
-        else f"{seconds:.1f} s"
-    )
-
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("console")), autoescape=True, undefined=StrictUndefined
-)
-_TEMPLATES.filters |= {"figure": _figure, "duration": _duration}
-_LIST, _RUN = (_TEMPLATES.get_template(name) for name in ("jobs.html", "job.html"))
-
-
 @router.get("/jobs")
 async def list_page(request: Request) -> Response:
     """The newest runs."""
@@ -50,15 +26,15 @@ async def list_page(request: Request) -> Response:
     runs = await job_records.list_runs(runtime.database, _MOST_RUNS)
     now = datetime.now(UTC)
     is_live = any(run.state_at(now) == "running" for run in runs)
-    return HTMLResponse(_LIST.render(runs=runs, now=now, is_live=is_live), headers=HEADERS)
+    return drawn("jobs.html", "/jobs", is_live=is_live, runs=runs)
 
 
 @router.get("/jobs/{run_id}")
 async def run_page(request: Request, run_id: str) -> Response:
     """One run; 404 where there is none."""
-    run, now = await _run(request, run_id), datetime.now(UTC)
-    page = _RUN.render(run=run, now=now, state=run.state_at(now), is_live=run.state_at(now) == "running")
-    return HTMLResponse(page, headers=HEADERS)
+    run = await _run(request, run_id)
+    state = run.state_at(datetime.now(UTC))
+    return drawn("job.html", "/jobs", is_live=state == "running", run=run, state=state)
 
 
 @router.get("/jobs/{run_id}/{stage}/plots/{number}")

@@ -63,6 +63,11 @@ class Metrics:
         """`count` events that ended at `status`."""
         self._event_of(status).inc(count)
 
+    def endings(self) -> dict[str, int]:
+        """Events so far, by the place where they ended."""
+        samples = [sample for metric in self._events.collect() for sample in metric.samples]
+        return {each.labels["status"]: int(each.value) for each in samples if each.name.endswith("_total")}
+
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A value that is read when somebody looks."""
         Gauge(name, text, registry=self.registry).set_function(read)

@@ -28,6 +28,7 @@ TaskName = StrEnum("TaskName", {name: name for name in sorted(all_tasks())})  # 
 # Printable ASCII: an id is compared, logged and used as a key, never shown.
 Id = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
 _NO_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold it
+ChampionTask = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(sorted(all_tasks()))}|\*)$")]
 Query = Annotated[str, StringConstraints(max_length=500, pattern=_NO_NUL)]
 Text = Annotated[str, StringConstraints(max_length=20_000, pattern=_NO_NUL)]
 Document = Annotated[str, StringConstraints(max_length=5_000, pattern=_NO_NUL)]
@@ -219,6 +220,32 @@ class ClickBatch(BaseModel):
         max_length=1000,
         json_schema_extra={"items": {"anyOf": [{"$ref": "#/components/schemas/ClickEvent"}, {}]}},
     )
+
+
+class PromoteBody(BaseModel):
+    """Which version is to serve."""
+
+    model_config = _BODY | ConfigDict(json_schema_extra={"examples": [{"version": "dpo-1"}]})
+    version: Id = Field(description="A registered version.")
+    task: ChampionTask | None = Field(None, description="Whose lists; its own where none is given, * is all.")
+
+
+class RollbackBody(BaseModel):
+    """Which champion is to give way to the one before."""
+
+    model_config = _BODY | ConfigDict(json_schema_extra={"examples": [{"kind": "policy", "task": "*"}]})
+    kind: Literal["policy", "ctr", "cor"] = "policy"
+    task: ChampionTask = "*"
+
+
+class ChampionReply(BaseModel):
+    """What serves now."""
+
+    kind: str
+    task: str
+    version: str
+    previous: str | None
+    revision: int
 
 
 class EventResult(BaseModel):

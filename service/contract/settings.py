@@ -180,6 +180,11 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins whose pages may call the API, as a JSON list."
     )
+    console_changes: bool = Field(
+        False,
+        description="Whether the console may change what serves though the service listens beyond loopback; a gateway must "
+        "know who asks.",
+    )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
     max_in_flight: int = Field(512, ge=1, description="Requests at once; more get 503 with Retry-After.")
     quarantine_max_rows: int = Field(

@@ -5,13 +5,14 @@ It knows nothing about how a report came about.
 
 from datetime import date
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from service.experiments.report import Report
 
 
-def plot_days(report: Report, path: Path) -> None:
+def plot_days(report: Report, target: Path | IO[bytes]) -> None:
     """CTR of each arm by day, its 95 % interval as a band, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.dates import ConciseDateFormatter, DayLocator
@@ -40,4 +41,4 @@ def plot_days(report: Report, path: Path) -> None:
         axes.legend(frameon=False, loc="lower right")
     if report.problem:
         axes.text(0.5, 0.5, "The sample ratio is wrong: no results.", ha="center", transform=axes.transAxes)
-    figure.savefig(path, dpi=130)
+    figure.savefig(target, dpi=130, format="png")

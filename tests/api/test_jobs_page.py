@@ -123,7 +123,7 @@ async def test_only_plots_below_the_data_directory_are_served(
 async def test_the_pages_have_the_strict_headers(open_api: OpenApi, engine: AsyncEngine) -> None:
     _, run_id = await stored(engine)
     async with open_api(engine="off", wait=False) as api:
-        for path in ("/jobs", f"/jobs/{run_id}", "/console/jobs.css", "/console/jobs.js"):
+        for path in ("/jobs", f"/jobs/{run_id}", "/console/pages.css", "/console/pages.js"):
             headers = (await api.get(path)).raise_for_status().headers
 
             assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
