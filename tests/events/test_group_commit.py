@@ -73,6 +73,10 @@ async def test_a_row_comes_back_as_it_was_written(writer: GroupCommit, engine: A
         "served_by": "model",
         "degraded_reason": None,
         "timings": {"generate": 12.5},
+        "unit_bucket": 7,
+        "latency_ms": 12.5,
+        "n_repeated": 0,
+        "n_chars": 6,
     }
 
     await writer.write(Write(table="impressions", row=row))
