@@ -13,7 +13,8 @@ run: .venv ## bring the database up to date and start the service
 	@exec $(BIN)/nextquery serve
 
 test: check ## the checks and the fast tests: at most 10 minutes
-	@$(BIN)/python -m pytest -m "not slow and not chaos"
+	@$(BIN)/python -m pytest -n auto --dist loadscope -m "not slow and not chaos and not alone"
+	@$(BIN)/python -m pytest -m "alone and not slow and not chaos"
 
 test-all: test ## then the slow tests and the staged faults: at most 30 minutes
 	@$(BIN)/python -m pytest -m "slow or chaos"

@@ -17,7 +17,7 @@ from tests.api.test_policy_swap import STARTER_VERSION, _flip, engine_of, regist
 from tests.service_process import adapter_policy
 
 QUICK = Timeouts(
-    policy_refresh_s=0.05, experiments_refresh_s=0.05, ctr_refresh_s=0.05, recommend_s=0.5, recommend_max_s=0.5
+    policy_refresh_s=0.05, experiments_refresh_s=0.05, ctr_refresh_s=0.05, recommend_s=2, recommend_max_s=2
 )
 FILE = """
 experiments:
@@ -28,7 +28,7 @@ experiments:
     unit: session
     arms: [{name: control, weight: 0.5}, {name: warm, weight: 0.5, temperature: 1.25, top_p: 0.5}]
 """
-WITHIN_S = 5.0
+WITHIN_S = 10.0
 
 
 def _write(tmp_path: Path, text: str) -> None:
@@ -113,12 +113,12 @@ async def test_an_experiment_that_ends_gives_its_adapter_back(open_api: OpenApi,
         await _until(api, _serves("dpo-1"))
         loaded = {adapter.name for adapter in engine_of(api).adapters}
         _write(tmp_path, "experiments: []")
-        await _until(api, lambda runtime: not runtime.experiments.now.experiments)
-        await asyncio.sleep(1.0)
+        async with asyncio.timeout(WITHIN_S):
+            while engine_of(api).adapters:
+                await asyncio.sleep(0.05)
         reply = await api.recommend(user_id="u-1")
 
         assert loaded == {"dpo-1"}
-        assert not engine_of(api).adapters
         assert reply["versions"]["policy"] == STARTER_VERSION
 
 
@@ -141,6 +141,7 @@ async def test_a_refused_file_is_told_by_the_health_page_and_changes_nothing(ope
     assert row.arm.startswith("dpo=")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("asked_ms", "served_by"), [(None, "none"), (450, "model")])
 async def test_an_arm_sets_the_deadline_where_the_product_does_not(
     open_api: OpenApi, tmp_path: Path, asked_ms: int | None, served_by: str

@@ -181,6 +181,7 @@ def test_two_hundred_half_open_connections_keep_nobody_out(service: ServiceProce
         connection.close()
 
 
+@pytest.mark.alone
 def test_a_full_service_refuses_at_once_and_says_when_to_come_again(narrow: ServiceProcess) -> None:
     held = [socket.create_connection(("127.0.0.1", narrow.port), timeout=5) for _ in range(2)]
     for connection in held:

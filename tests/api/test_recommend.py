@@ -86,6 +86,7 @@ async def test_with_nothing_to_go_on_the_list_says_so(api: Api) -> None:
     assert reply["degraded_reason"] == "nothing_to_go_on"
 
 
+@pytest.mark.alone
 async def test_a_slow_engine_loses_to_the_deadline_and_the_reply_is_on_time(api: Api) -> None:
     _scripted(api).delay_s = 5.0
     started = time.monotonic()

@@ -98,6 +98,7 @@ async def test_a_busy_engine_that_still_answers_others_is_left_alone(stage: Stag
     assert len(stage.engines) == 1
 
 
+@pytest.mark.alone
 async def test_a_dead_engine_is_replaced_at_once(stage: Stage) -> None:
     first = await stage.ready()
     first.fail_next = [EngineUnavailable("The process is gone.")]

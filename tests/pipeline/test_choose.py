@@ -104,6 +104,7 @@ async def test_a_list_comes_with_its_own_texts_and_a_list_without_them_only_wher
     assert shown(only) == "b"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("use", ["best_of", "reorder"])
 @pytest.mark.parametrize(
     ("predictor", "within_s", "problem"),

@@ -55,6 +55,7 @@ async def test_a_completion_without_a_query_is_unparsable(said: str) -> None:
         await generate(generator(SayingEngine(lambda _: said)))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("seconds", [0.05, 0.0, -1.0])
 async def test_an_engine_that_is_late_is_aborted_at_the_deadline(seconds: float) -> None:
     engine = SayingEngine(lambda _: "rice", delay_s=5)

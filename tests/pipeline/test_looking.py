@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from service.pipeline.looking import Looking
 
 
@@ -44,6 +46,7 @@ async def test_a_look_under_way_finishes_and_one_that_hangs_is_cancelled() -> No
     assert ended == ["finished", "cancelled"]
 
 
+@pytest.mark.alone
 async def test_a_pause_does_not_delay_the_end() -> None:
     looking = Looking()
 

@@ -260,6 +260,7 @@ async def test_an_unfit_text_is_left_out_and_told(engine: AsyncEngine, writer: G
     assert (made.slate.texts, made.slate.degraded_reason) == ({}, "incomplete_texts")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("failure", [DatabaseError("away"), Overloaded("full"), None], ids=["away", "full", "hanging"])
 async def test_a_database_that_is_away_costs_the_record_and_not_the_reply(
     engine: AsyncEngine, failure: Exception | None
@@ -274,6 +275,7 @@ async def test_a_database_that_is_away_costs_the_record_and_not_the_reply(
     assert reply.slate.candidates
 
 
+@pytest.mark.alone
 async def test_a_slow_model_and_a_database_that_hangs_still_keep_the_deadline(engine: AsyncEngine) -> None:
     made = recommender(engine, AwayWriter(None), SayingEngine(lambda _: SAID, delay_s=60))
     started = time.monotonic()
@@ -420,6 +422,7 @@ async def test_a_reordered_list_is_recorded_with_its_propensities(engine: AsyncE
     await prediction.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("use", ["best_of", "reorder"])
 @pytest.mark.parametrize(
     ("predictor", "problem"),

@@ -265,6 +265,7 @@ async def test_a_predictor_that_is_not_ready_in_time_is_refused_with_the_way_out
         await open_scorer(directory, "*", timeout_s=0.001)
 
 
+@pytest.mark.alone
 async def test_closing_does_not_wait_for_a_predictor_that_hangs() -> None:
     scorer = scorer_of(KnowingPredictor(half, delay_s=0.5))
     asking = asyncio.create_task(scorer.p_click([(RICE, ["brown rice"])]))

@@ -66,6 +66,7 @@ async def test_a_build_that_was_cut_off_is_never_seen_and_goes_by_itself(server:
         await open_redis_dictionary(url, "half", 1)
 
 
+@pytest.mark.alone
 async def test_a_lookup_is_one_round_trip_however_many_are_asked(server: tuple[str, Any]) -> None:
     url, _ = server
     publish(url, "b", range(1000))

@@ -125,6 +125,7 @@ async def test_at_most_n_s_similar_queries_are_looked_up_in_one_call() -> None:
     assert [len(call) for call in dictionary.calls] == [1, 2]
 
 
+@pytest.mark.alone
 async def test_what_is_late_is_left_out_and_said() -> None:
     made = searcher(encoder=WordEncoder(delay_s=0.5))
 

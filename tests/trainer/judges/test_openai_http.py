@@ -157,6 +157,7 @@ def test_a_server_that_stays_busy_is_an_error(server):
         _judge(server).overlaps(RICE, LISTS)
 
 
+@pytest.mark.alone
 def test_a_server_that_hangs_is_an_error_within_the_timeouts(server):
     server.pause_s = 1.0
     began = time.monotonic()
