@@ -29,6 +29,7 @@ class Timeouts(BaseModel):
     database_statement_s: float = Field(5, gt=0, description="One database statement.")
     migration_lock_s: float = Field(60, gt=0, description="Waiting for another process to finish migrating.")
     engine_start_s: float = Field(180, gt=0, description="Loading the model and warming it up.")
+    engine_http_s: float = Field(60, gt=0, description="One answer of an engine that is asked over HTTP.")
     engine_canary_s: float = Field(4, gt=0, description="A one-token generation that proves the engine is alive.")
     engine_canary_every_s: float = Field(2, gt=0, description="Pause between two such proofs.")
     engine_restart_pause_s: float = Field(0.5, gt=0, description="Pause before a dead engine is started again.")
@@ -132,9 +133,17 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
-    engine: Literal["auto", "vllm_local", "transformers_local", "scripted", "off"] = Field(
-        "auto", description="Generation engine; auto means vLLM where it is installed, else transformers."
+    engine: Literal["auto", "vllm_local", "transformers_local", "openai_http", "scripted", "off"] = Field(
+        "auto",
+        description="Generation engine; auto means vLLM where it is installed, else transformers; openai_http is a server "
+        "elsewhere.",
     )
+    engine_url: str | None = Field(
+        None,
+        description="Where openai_http asks: the completions API of vLLM or another server, as in http://127.0.0.1:8000/v1.",
+    )
+    engine_model: str | None = Field(None, description="The model that it asks there; empty means its only one.")
+    engine_api_key: SecretStr | None = Field(None, description="The key that it shows there; empty means none.")
     policy: str = Field(
         "champion",
         description="champion (from the registry; the shipped starter at first), or any Hugging Face causal model by "

@@ -3,7 +3,6 @@
 vLLM's core imports it by name, in its own process. It is no engine.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from service.contract.engine import Distinct
-
-_ARGUMENT = "distinct"
+from service.engines._distinct_argument import NAME, from_argument
 
 
 class DistinctPieces(LogitsProcessor):  # type: ignore[misc]
@@ -46,14 +44,7 @@ class DistinctPieces(LogitsProcessor):  # type: ignore[misc]
         return logits
 
 
-def arguments(distinct: Distinct, stops: Iterable[int]) -> dict[str, Any]:
-    """`extra_args` of vLLM's SamplingParams."""
-    return {_ARGUMENT: [distinct.separator_id, sorted(distinct.said), sorted(stops)]}
-
-
 def _row(params: SamplingParams, _: list[int] | None, written: list[int]) -> Any:
-    if not params.extra_args or _ARGUMENT not in params.extra_args:
+    if not params.extra_args or NAME not in params.extra_args:
         return None
-    separator_id, said, stops = params.extra_args[_ARGUMENT]
-    distinct = Distinct(separator_id=separator_id, said=frozenset(map(tuple, said)))
-    return distinct, [separator_id, *stops], written
+    return *from_argument(params.extra_args[NAME]), written

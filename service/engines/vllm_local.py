@@ -17,6 +17,7 @@ from service.contract.engine import Adapter, Completion, Sampling
 from service.contract.errors import EngineError, EngineUnavailable
 from service.contract.settings import Settings
 from service.engines import device_kind
+from service.engines._distinct_argument import as_argument
 from service.engines.limits import ModelLimits, completion, read_limits
 from service.engines.vllm_process import (
     FORK_SERVER,
@@ -257,15 +258,9 @@ def _sampling_params(sampling: Sampling, max_tokens: int, stops: frozenset[int])
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args=_arguments(sampling, stops),
+        extra_args=as_argument(sampling.distinct, stops) if sampling.distinct else None,
         skip_clone=True,
     )
-
-
-def _arguments(sampling: Sampling, stops: frozenset[int]) -> dict[str, Any] | None:
-    from service.engines._vllm_distinct import arguments
-
-    return arguments(sampling.distinct, stops) if sampling.distinct else None
 
 
 def _fail_in_flight(llm: Any) -> None:

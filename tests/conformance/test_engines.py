@@ -1,7 +1,8 @@
 """What every engine must do, run over all of them with the same tiny random models."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
@@ -18,6 +19,8 @@ from service.engines import create_engine
 from service.engines.limits import read_limits
 from service.engines.scripted import Scripted
 from tests import tiny_models
+from tests.bench.report import ROOT
+from tests.bench.servers import vllm_openai
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,6 +35,7 @@ CASES = [
     pytest.param("transformers_local-llama"),
     *(pytest.param(f"transformers_local-{family}", marks=pytest.mark.slow) for family in SLOW_FAMILIES),
     pytest.param("vllm_local-llama", marks=[NO_VLLM, pytest.mark.timeout(240)]),
+    pytest.param("openai_http-llama", marks=[NO_VLLM, pytest.mark.slow, pytest.mark.timeout(300)]),
     *(
         pytest.param(f"vllm_local-{family}", marks=[NO_VLLM, pytest.mark.slow, pytest.mark.timeout(240)])
         for family in SLOW_FAMILIES
@@ -65,15 +69,40 @@ async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     model = tiny_models.make_model(root / "model", family)
     paths = [tiny_models.make_adapter(root / f"adapter{k}", model, seed=k) for k in (1, 2)]
     adapters = (Adapter("lora-v1", 1, str(paths[0])), Adapter("lora-v2", 2, str(paths[1])))
-    fresh = _factory(name, model)
-    engine = fresh()
-    await engine.start()
-    yield Subject(engine, model, adapters, fresh)
-    await engine.close()
+    with _server(name, model, root) as url:
+        fresh = _factory(name, model, url)
+        engine = fresh()
+        await engine.start()
+        yield Subject(engine, model, adapters, fresh)
+        await engine.close()
 
 
-def _factory(name: str, model: Path) -> Callable[[], Engine]:
-    settings = Settings(engine_context_tokens=CONTEXT, prompt_tokens=64, engine_dtype="float32", _env_file=None)  # type: ignore[call-arg]
+@contextmanager
+def _server(name: str, model: Path, root: Path) -> Iterator[str | None]:
+    """vLLM's own server for the engine that asks one: with the adapters that requests bring, and what keeps lists distinct."""
+    if name != "openai_http":
+        yield None
+        return
+    options = ["--max-model-len", str(CONTEXT), "--dtype", "float32", "--enforce-eager", "--enable-lora"]
+    slots = (
+        Settings().lora_max_adapters + 1
+    )  # vLLM's own LoRA on a CPU gives the base the last one's weights: see _cpu_lora
+    options += ["--max-loras", str(slots), "--max-lora-rank", str(Settings().lora_max_rank)]
+    options += ["--logits-processors", "service.engines._vllm_distinct:DistinctPieces", "--no-enable-chunked-prefill"]
+    more = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT)}
+    with vllm_openai(model, root / "vllm.log", *options, **more) as served:
+        yield f"http://127.0.0.1:{served.port}/v1"
+
+
+def _factory(name: str, model: Path, url: str | None) -> Callable[[], Engine]:
+    settings = Settings(  # type: ignore[call-arg]
+        engine_context_tokens=CONTEXT,
+        prompt_tokens=64,
+        engine_dtype="float32",
+        engine_url=url,
+        engine_model="policy",
+        _env_file=None,
+    )
     if name == "scripted":
         return lambda: Scripted([10, 11, 12, 13, tiny_models.SEP_ID, 14, 15, 16], read_limits(model, CONTEXT))
     return lambda: create_engine(name, model, settings)
