@@ -84,9 +84,6 @@ def _server(name: str, model: Path, root: Path) -> Iterator[str | None]:
         yield None
         return
     options = ["--max-model-len", str(CONTEXT), "--dtype", "float32", "--enforce-eager", "--enable-lora"]
-    slots = (
-        Settings().lora_max_adapters + 1
-    )  # vLLM's own LoRA on a CPU gives the base the last one's weights: see _cpu_lora
     options += ["--max-loras", str(Settings().lora_max_adapters), "--max-lora-rank", str(Settings().lora_max_rank)]
     options += ["--logits-processors", "service.engines._vllm_distinct:DistinctPieces", "--no-enable-chunked-prefill"]
     more = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT)}
