@@ -91,7 +91,7 @@ def _server(name: str, model: Path, root: Path) -> Iterator[str | None]:
         yield f"http://127.0.0.1:{served.port}/v1"
 
 
-def _factory(name: str, model: Path, url: str | None) -> Callable[[], Engine]:
+def _factory(name: str, model: Path, url: str | None = None) -> Callable[[], Engine]:
     settings = Settings(  # type: ignore[call-arg]
         engine_context_tokens=CONTEXT,
         prompt_tokens=64,
