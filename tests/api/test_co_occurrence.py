@@ -132,7 +132,7 @@ async def test_a_redis_that_is_away_costs_the_co_occurrence_queries_and_no_more(
         assert (await registry.champion(api.app.state.runtime.database, "cor", "*")) is not None
 
 
-@pytest.mark.alone
+@pytest.mark.chaos
 @pytest.mark.parametrize("fault", ["killed", "frozen", "flushed", "wrong type"])
 async def test_a_redis_that_is_harmed_costs_no_answer_and_at_most_sixty_milliseconds(
     open_api: OpenApi, build: Path, tmp_path: Path, fault: str

@@ -62,6 +62,7 @@ def test_it_learns_what_the_position_does_not_say(built: Build) -> None:
     assert methods["nextquery"]["auc"] > methods["position"]["auc"] + 0.08
 
 
+@pytest.mark.slow
 def test_down_sampling_is_undone(tmp_path: Path) -> None:
     # The tolerance: the calibration day has 500 lists with about 280 clicks and sets the mean, so it is known to
     # 1 / sqrt(280) = 6 %; the four test days have four times as many, 3 %; together 6.7 %, times 4.

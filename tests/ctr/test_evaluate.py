@@ -134,6 +134,7 @@ def test_pairs_of_words_beat_the_words_of_the_query_alone(data, truth):
     assert auc(labels, words.predict(data.test)) > auc(labels, popularity.predict(data.test)) + 0.02
 
 
+@pytest.mark.slow
 def test_the_cross_encoder_runs_on_the_same_rows(tmp_path, data, tokenizer):
     from transformers import BertConfig, BertModel
 

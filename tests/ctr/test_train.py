@@ -88,6 +88,7 @@ train(_open(Path(sys.argv[1])), load_tokenizer(default_tokenizer()), Path(sys.ar
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, tokenizer):
     snapshot = snapshot_of(tmp_path / "log", small_log(4, 300))
     data = build_dataset(snapshot, tokenizer, tmp_path / "data", DataConfig(task="suggest"))
@@ -166,6 +167,7 @@ def tea_after(place: Path, tokenizer: Any, asked: int) -> Dataset:
     return build_dataset(snapshot_of(place / "log", log), tokenizer, place / "data", DataConfig(task="suggest"))
 
 
+@pytest.mark.slow
 def test_what_stands_before_is_learnt_by_ctx_only(tmp_path, tokenizer):
     # Neither plain nor pid can know what stood before: of one question they see equal rows only.
     one, several = (tea_after(tmp_path / str(asked), tokenizer, asked) for asked in (1, 40))

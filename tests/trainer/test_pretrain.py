@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import islice
 
+import pytest
 import torch
 
 from tests.trainer.tiny_llama import TINY
@@ -42,6 +43,7 @@ def test_some_rows_have_no_prompt_but_its_start(tokenizer):
     assert all(row.response[-1] in tokenizer.eos_ids for row in plain)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(tokenizer, tmp_path):
     config = replace(TINY, total_tokens=3_000)
 
