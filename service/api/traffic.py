@@ -8,13 +8,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy import case, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api.pages import drawn
 from service.contract.database import database_errors
 from service.contract.tables import clicks, impressions, quarantine
-from service.contract.types import ClickKind
+from service.experiments.rollup import happened_to_lists
 from service.runtime import Runtime
 
 router = APIRouter(include_in_schema=False)
@@ -66,17 +66,11 @@ async def events(request: Request) -> Response:
 
 
 async def _last_lists(connection: AsyncConnection, since: datetime) -> list[dict[str, Any]]:
-    listed, event = impressions.c, clicks.c
-    clicked = (
-        select(event.impression_id, func.max(case((event.kind == ClickKind.CLICK.value, 1), else_=0)).label("clicked"))
-        .where(event.at >= since)
-        .group_by(event.impression_id)
-        .subquery()
-    )
+    listed, happened = impressions.c, happened_to_lists(clicks.c.at >= since)
     wanted = ("task", "policy_version", "arm", "served_by", "degraded_reason", "latency_ms")
     query = (
-        select(*(listed[name] for name in wanted), func.coalesce(clicked.c.clicked, 0).label("clicked"))
-        .select_from(impressions.outerjoin(clicked, clicked.c.impression_id == listed.impression_id))
+        select(*(listed[name] for name in wanted), func.coalesce(happened.c.clicked, 0).label("clicked"))
+        .select_from(impressions.outerjoin(happened, happened.c.impression_id == listed.impression_id))
         .where(listed.at >= since)
         .order_by(listed.at.desc())
         .limit(_MOST)

@@ -9,18 +9,17 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import case, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract.database import database_errors
 from service.contract.errors import ConfigurationError
 from service.contract.tables import clicks, impressions
-from service.contract.types import ClickKind
 from service.experiments import store
 from service.experiments.assignment import BUCKETS
 from service.experiments.definitions import Arm
 from service.experiments.estimate import OffPolicy, order_weights, snips
-from service.experiments.rollup import in_arm
+from service.experiments.rollup import happened_to_lists, in_arm
 
 _FETCHED = 2_000
 _MARGIN = 1e-9
@@ -33,15 +32,9 @@ async def estimate_off_policy(database: AsyncEngine, experiment: str, arm: str, 
         ConfigurationError: It is not estimable: the arm does not reorder, drew no order, or has too few lists.
         DatabaseError: The database is away.
     """
-    kept = {each.id: each for each in map(store.as_experiment, await store.list_experiments(database)) if each}
-    if experiment not in kept:
-        raise ConfigurationError(
-            f"There is no experiment {experiment!r}. `nextquery experiments list` shows those there are."
-        )
-    served = _explored(
-        next((each for each in kept[experiment].definition.arms if each.name == arm), None), experiment, arm
-    )
-    since = kept[experiment].started_at - timedelta(minutes=1)
+    kept = store.named(await store.experiments_of(database), experiment)
+    served = _explored(next((each for each in kept.definition.arms if each.name == arm), None), experiment, arm)
+    since = kept.started_at - timedelta(minutes=1)
     best, length, clicked, cluster = [], [], [], []
     async for row in _lists(database, experiment, arm, since):
         if (is_best := _is_best(row.candidates)) is not None:
@@ -84,13 +77,7 @@ def _is_best(candidates: Sequence[dict[str, Any]]) -> bool | None:
 
 
 async def _lists(database: AsyncEngine, experiment: str, arm: str, since: Any) -> AsyncIterator[Any]:
-    listed, event = impressions.c, clicks.c
-    happened = (
-        select(event.impression_id, func.max(case((event.kind == ClickKind.CLICK.value, 1), else_=0)).label("clicked"))
-        .where(event.at >= since)
-        .group_by(event.impression_id)
-        .subquery()
-    )
+    listed, happened = impressions.c, happened_to_lists(clicks.c.at >= since)
     query = (
         select(
             listed.n_shown, listed.candidates, listed.unit_bucket, func.coalesce(happened.c.clicked, 0).label("clicked")

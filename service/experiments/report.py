@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import Select, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract.database import database_errors
-from service.contract.errors import ConfigurationError
 from service.contract.tables import arm_days, arm_positions, exposures
 from service.experiments import store
 from service.experiments.assignment import BUCKETS, arms_in
@@ -96,20 +95,14 @@ async def make_report(database: AsyncEngine, name: str, now: datetime | None = N
         DatabaseError: The database is away.
     """
     now = now or datetime.now(UTC)
-    every = await store.list_experiments(database)
-    known = {each.id: each for each in map(store.as_experiment, every) if each}
-    kept = known.get(name)
-    if kept is None:
-        raise ConfigurationError(
-            f"There is no experiment {name!r}. `nextquery experiments list` shows those there are."
-        )
+    known = await store.experiments_of(database)
+    kept = store.named(known, name)
     since, until = kept.started_at.date(), (kept.ended_at or now).date() + timedelta(days=1)
     await roll_up(database, [each.definition for each in known.values()], since, until, now)
     with database_errors("the sums of an experiment were read"):
         async with database.connect() as connection:
-            days = _of_days(since, until)
-            rows = [dict(row._mapping) for row in await connection.execute(_from(arm_days, days))]
-            places = [dict(row._mapping) for row in await connection.execute(_from(arm_positions, days))]
+            rows = [dict(row._mapping) for row in await connection.execute(_from(arm_days, since, until))]
+            places = [dict(row._mapping) for row in await connection.execute(_from(arm_positions, since, until))]
             counted = (
                 select(exposures.c.arm, func.count()).where(exposures.c.experiment == name).group_by(exposures.c.arm)
             )
@@ -117,12 +110,8 @@ async def make_report(database: AsyncEngine, name: str, now: datetime | None = N
     return _report(kept.definition, kept.started_at, kept.ended_at, rows, places, units)
 
 
-def _of_days(since: date, until: date) -> tuple[str, str]:
-    return since.isoformat(), until.isoformat()
-
-
-def _from(table: Any, days: tuple[str, str]) -> Any:
-    return select(table).where(table.c.day >= days[0], table.c.day < days[1])
+def _from(table: Table, since: date, until: date) -> Select[Any]:
+    return select(table).where(table.c.day >= since.isoformat(), table.c.day < until.isoformat())
 
 
 def _report(

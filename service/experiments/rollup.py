@@ -8,7 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, case, delete, distinct, func, insert, literal, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    Table,
+    and_,
+    case,
+    delete,
+    distinct,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -50,6 +64,21 @@ async def roll_up(
 def in_arm(experiment: str, arm: str) -> ColumnElement[bool]:
     """Condition: a list was shown in this arm, whatever other experiments it was in."""
     return (" " + impressions.c.arm + " ").contains(f" {experiment}={arm} ", autoescape=True)
+
+
+def happened_to_lists(condition: ColumnElement[bool]) -> Subquery:
+    """Of each list with events under `condition`: whether it was clicked, and whether it was seen, each 0 or 1."""
+    event = clicks.c
+
+    def was(kind: ClickKind) -> ColumnElement[int]:
+        return func.max(case((event.kind == kind.value, 1), else_=0))
+
+    return (
+        select(event.impression_id, was(ClickKind.CLICK).label("clicked"), was(ClickKind.SEEN).label("seen"))
+        .where(condition)
+        .group_by(event.impression_id)
+        .subquery()
+    )
 
 
 def _days(since: date, until: date) -> Iterator[date]:
@@ -100,17 +129,7 @@ def _of_day(day: date, table: Table, longer: timedelta = timedelta()) -> Any:
 
 def _sums(day: date) -> Select[Any]:
     """Sums of the lists of a day by task, arm, bucket and length: one look at every list."""
-    listed, event = impressions.c, clicks.c
-    happened = (
-        select(
-            event.impression_id,
-            func.max(case((event.kind == ClickKind.CLICK.value, 1), else_=0)).label("clicked"),
-            func.max(case((event.kind == ClickKind.SEEN.value, 1), else_=0)).label("seen"),
-        )
-        .where(_of_day(day, clicks, _LATE))
-        .group_by(event.impression_id)
-        .subquery()
-    )
+    listed, happened = impressions.c, happened_to_lists(_of_day(day, clicks, _LATE))
 
     def total(column: Any, name: str) -> Any:
         return func.coalesce(func.sum(column), 0).label(name)

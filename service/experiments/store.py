@@ -46,11 +46,29 @@ async def list_experiments(database: AsyncEngine) -> list[Kept[Experiment | Hold
 
 async def running_ones(database: AsyncEngine) -> list[Kept[Experiment]]:
     """The experiments that run now, the oldest first, with what is known of each."""
+    return [each for each in (await experiments_of(database)).values() if each.ended_at is None]
+
+
+async def experiments_of(database: AsyncEngine) -> dict[str, Kept[Experiment]]:
+    """All experiments that were ever accepted, the oldest first, by their ids."""
     kept = (await list_experiments(database))[::-1]
-    return [of_experiment for each in kept if each.ended_at is None and (of_experiment := as_experiment(each))]
+    return {each.id: each for each in map(_as_experiment, kept) if each}
 
 
-def as_experiment(kept: "Kept[Experiment | Holdout]") -> "Kept[Experiment] | None":
+def named(known: Mapping[str, Kept[Experiment]], name: str) -> Kept[Experiment]:
+    """The one of that name.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if name not in known:
+        raise ConfigurationError(
+            f"There is no experiment {name!r}. `nextquery experiments list` shows those there are."
+        )
+    return known[name]
+
+
+def _as_experiment(kept: "Kept[Experiment | Holdout]") -> "Kept[Experiment] | None":
     """The same; None for the hold-out."""
     definition = kept.definition
     return replace(kept, definition=definition) if isinstance(definition, Experiment) else None  # type: ignore[return-value]
