@@ -39,33 +39,30 @@ class KeptExperiments:
     async def refresh(self) -> None:
         """Follow the file where it changed, and take up what the database says."""
         try:
-            problem = await self._follow_file()
-            self._take_up(await store.running(self._database))
+            kept = await store.list_experiments(self._database)
+            was_file = any(each.source == "file" and each.ended_at is None for each in kept)
+            problem, changed = await self._follow_file(was_file)
+            self._take_up(store.running_of(await store.list_experiments(self._database) if changed else kept))
         except DatabaseError as error:
             problem = str(error)
         if problem and problem != self.problem:
             _LOG.error("The experiments stay as they are: %s", problem)
         self.problem = problem
 
-    async def _follow_file(self) -> str | None:
-        """Why the file is refused. One that was refused is tried again: what it names may be registered meanwhile."""
+    async def _follow_file(self, was_file: bool) -> tuple[str | None, bool]:
+        """Why the file is refused, and whether it was taken up. One that was refused is tried again: what it names may be
+        registered meanwhile. `was_file`: something runs that a file said, so that it must be there.
+        """
         stamp = _stamp(self._file)
-        if stamp is None and not await self._was_file():
-            return None
-        if stamp is not None and stamp == self._followed:
-            return None
+        if stamp == self._followed if stamp else not was_file:
+            return None, False
         try:
             for sentence in await store.apply(self._database, read_experiments(self._file)):
                 _LOG.info("Experiments: %s", sentence)
         except ConfigurationError as error:
-            return str(error)
+            return str(error), False
         self._followed = stamp
-        return None
-
-    async def _was_file(self) -> bool:
-        """True where something runs that a file said."""
-        kept = await store.list_experiments(self._database)
-        return any(each.source == "file" and each.ended_at is None for each in kept)
+        return None, True
 
     def _take_up(self, found: Experiments) -> None:
         if found != self.now:

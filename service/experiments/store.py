@@ -3,7 +3,7 @@
 It knows nothing about requests. The file of experiments is read into it; what it refuses stays as it was.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -76,7 +76,7 @@ def _as_experiment(kept: "Kept[Experiment | Holdout]") -> "Kept[Experiment] | No
 
 async def running(database: AsyncEngine) -> Experiments:
     """Those that run now."""
-    return _running((await list_experiments(database))[::-1])
+    return running_of(await list_experiments(database))
 
 
 async def apply(database: AsyncEngine, wanted: Experiments) -> list[str]:
@@ -145,8 +145,9 @@ async def end(database: AsyncEngine, name: str, reason: str) -> None:
                 )
 
 
-def _running(kept: Iterable[Kept[Experiment | Holdout]]) -> Experiments:
-    now = [each.definition for each in kept if each.ended_at is None]
+def running_of(kept: Sequence[Kept[Experiment | Holdout]]) -> Experiments:
+    """Those of `kept`, the newest first, that run, the oldest first."""
+    now = [each.definition for each in reversed(kept) if each.ended_at is None]
     return Experiments.model_construct(
         holdout=next((each for each in now if isinstance(each, Holdout)), None),
         experiments=[each for each in now if isinstance(each, Experiment)],
