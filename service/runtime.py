@@ -5,6 +5,7 @@ It knows nothing about HTTP.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from retrieval.searcher import Searcher, SearchRule, open_searcher
 from service.contract import database as db
 from service.contract import registry
-from service.contract.errors import ConfigurationError
+from service.contract.errors import ConfigurationError, DatabaseError
 from service.contract.policy import version_named
 from service.contract.settings import STARTER, Settings
 from service.contract.tasks import all_tasks
@@ -182,9 +183,13 @@ class Runtime:
         return Chooser(self.click_prediction, choice, timeout_s=settings.timeouts.ctr_s)
 
     async def _refresh_experiments(self) -> None:
-        """Follow the experiments, and open the policies that they name."""
+        """Follow the experiments, and open the policies that they name, but for adapters whose base serves no longer."""
         await self.experiments.refresh()
-        await self.policies.keep_named(self.experiments.policies)
+        with suppress(DatabaseError):  # what is open stays open; `experiments` says that the database is away
+            named = self.experiments.policies
+            if self.settings.policy == _CHAMPION:
+                named -= await registry.retired(self.database, named)
+            await self.policies.keep_named(named)
 
     def _named_policy(self, version: str) -> Newest[ServedPolicy]:
         """How an arm's policy is found and opened; it has generated before it serves."""

@@ -4,17 +4,18 @@ It verifies a directory and records it; it copies no file, loads no model, and k
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.contract.artifact import manifest_sha256, verify
+from service.contract.artifact import manifest_sha256, read_manifest, verify
 from service.contract.database import database_errors
 from service.contract.errors import ArtifactError, RegistryConflict
 from service.contract.fence import Fence, check_fence
@@ -124,6 +125,9 @@ async def promote(
 ) -> Champion:
     """Make `version` the champion if nobody changed it since `expected_revision` was read; 0 means there was none.
 
+    A new model for "*" retires the adapters on another one: tasks whose champion is such an adapter have no champion of
+    their own any more.
+
     `fence`: of the job that promotes; in the same transaction it is checked that no later run took its place.
 
     Raises:
@@ -137,11 +141,15 @@ async def promote(
             "Promote it for its own task."
         )
     await asyncio.to_thread(_check_files, model)
+    outlived = await _outlived_by(database, model) if task == ANY_TASK else []
     with database_errors("a model was promoted"):
         async with database.begin() as connection:
             if fence is not None:
                 await check_fence(connection, fence)
             won = await _compare_and_set(connection, kind, task, version, expected_revision)
+            if won and outlived:
+                gone = (champions.c.kind == kind, champions.c.task != ANY_TASK, champions.c.version.in_(outlived))
+                await connection.execute(delete(champions).where(*gone))
     if not won:
         raise RegistryConflict(
             f"The champion of {kind} for {task!r} is not at revision {expected_revision} any more: somebody else "
@@ -192,6 +200,23 @@ async def roll_back(database: AsyncEngine, kind: str, task: str) -> Champion:
     return await promote(database, kind, task, rows[0].previous, expected_revision=rows[0].revision)
 
 
+async def retired(database: AsyncEngine, versions: Collection[str]) -> frozenset[str]:
+    """The adapters among `versions` that stand on a model which no champion is, or stands on."""
+    if not versions:
+        return frozenset()
+    serving = [each for each in await list_champions(database) if each.kind == "policy"]
+    named = [
+        _version(r) for r in await _read(database, select(model_versions).where(model_versions.c.version.in_(versions)))
+    ]
+
+    def compare() -> frozenset[str]:
+        models = {_base_of(each.directory) or each.version for each in serving}
+        bases = {each.version: _base_of(each.directory) for each in named}
+        return frozenset(version for version, base in bases.items() if models and base and base not in models)
+
+    return await asyncio.to_thread(compare)
+
+
 async def ensure_starter(database: AsyncEngine, starter: Path = STARTER) -> Champion:
     """Make the shipped policy the champion of ("policy", "*") when there is none; safe for two replicas at once.
 
@@ -220,6 +245,24 @@ async def ensure_starter(database: AsyncEngine, starter: Path = STARTER) -> Cham
 _CHAMPIONS = select(champions, model_versions.c.path, model_versions.c.manifest_sha256).join(
     model_versions, model_versions.c.version == champions.c.version
 )
+
+
+async def _outlived_by(database: AsyncEngine, model: ModelVersion) -> list[str]:
+    """Champions of single tasks that are adapters on another model than the one that `model` is, or stands on."""
+    own = [each for each in await list_champions(database) if each.kind == model.kind and each.task != ANY_TASK]
+
+    def compare() -> list[str]:
+        stays = _base_of(model.directory) or model.version
+        return [each.version for each in own if (base := _base_of(each.directory)) and base != stays]
+
+    return await asyncio.to_thread(compare)
+
+
+def _base_of(directory: Path) -> str | None:
+    """The version of the model that an adapter stands on; None for a whole model, and for what cannot be read."""
+    with suppress(ArtifactError, KeyError, TypeError):
+        return str(read_manifest(directory)["base"]["version"])
+    return None
 
 
 async def _insert_new(connection: AsyncConnection, row: dict[str, Any]) -> None:

@@ -42,8 +42,10 @@ async def decide_all(
     for each in await store.running_ones(database):
         if not each.definition.promote:
             continue
-        report = await make_report(database, each.id, now)
-        decision = _decide(report, now - each.started_at > timedelta(days=most_days))
+        decision = await _outlived(database, each.definition)
+        if decision is None:
+            report = await make_report(database, each.id, now)
+            decision = _decide(report, now - each.started_at > timedelta(days=most_days))
         if decision.version:
             task = each.definition.tasks[0] if len(each.definition.tasks) == 1 else registry.ANY_TASK
             model = await registry.show(database, decision.version)
@@ -73,6 +75,15 @@ async def try_policy(database: AsyncEngine, version: str, task: str, *, share: f
         return None
     await store.start(database, wanted)
     return name
+
+
+async def _outlived(database: AsyncEngine, experiment: Experiment) -> Decision | None:
+    """Dropped, where an arm's policy is an adapter on a model that another has replaced; else None."""
+    gone = await registry.retired(database, [arm.policy for arm in experiment.arms if arm.policy])
+    if not gone:
+        return None
+    reason = f"The model that {' and '.join(sorted(gone))} stands on serves no longer. Align the one that does."
+    return Decision(experiment=experiment.id, state="dropped", reason=reason)
 
 
 def _decide(report: Report, is_old: bool) -> Decision:

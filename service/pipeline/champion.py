@@ -34,16 +34,24 @@ Newest = Callable[[], Awaitable[tuple[str, Callable[[], Awaitable[OpenedT]]] | N
 class KeptChampion(Generic[OpenedT]):
     """What serves as `name`. `now` is None while there is none; `problem` says why a newer one is not taken up.
 
-    `newest`: the version of the champion and how to open it; None where there is no champion. `longest_pause_s`: one
+    `newest`: the version of the champion and how to open it; None where there is no champion, and then what serves goes
+    on, unless it `may_end`. `longest_pause_s`: one
     that was refused is tried again after pauses that grow up to this. `close_after_s`: longer than any request, so that
     those that asked the old one are done with it.
     """
 
     def __init__(
-        self, name: str, newest: Newest[OpenedT], *, longest_pause_s: float = 0.0, close_after_s: float = 15.0
+        self,
+        name: str,
+        newest: Newest[OpenedT],
+        *,
+        longest_pause_s: float = 0.0,
+        close_after_s: float = 15.0,
+        may_end: bool = False,
     ) -> None:
         self._name = name
         self._newest = newest
+        self._may_end = may_end
         self._longest_pause_s = longest_pause_s
         self._close_after_s = close_after_s
         self._refused: _Refused | None = None
@@ -69,6 +77,8 @@ class KeptChampion(Generic[OpenedT]):
         newest = await self._newest()
         if newest is None or newest[0] == self.version:
             self.problem = self._refused = None
+            if newest is None and self._may_end:
+                self.retire()
             return
         if self._refused and self._refused.rests(newest[0]):
             return

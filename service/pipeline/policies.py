@@ -114,7 +114,9 @@ class Policies:
         longest_request_s: float = 10.0,
     ) -> None:
         self._after_s = _GRACE * longest_request_s
-        self._champions = {task: self._kept(f"The policy for {task}", each) for task, each in newest.items()}
+        self._champions = {
+            task: self._kept(f"The policy for {task}", each, may_end=task != ANY_TASK) for task, each in newest.items()
+        }
         self._named = named
         self._of_arms: dict[str, KeptChampion[ServedPolicy]] = {}
         self._retired: list[KeptChampion[ServedPolicy]] = []
@@ -167,8 +169,9 @@ class Policies:
         every = [*self._champions.values(), *self._of_arms.values(), *self._retired]
         await asyncio.gather(*(kept.close() for kept in every))
 
-    def _kept(self, name: str, newest: Newest[ServedPolicy]) -> KeptChampion[ServedPolicy]:
-        return KeptChampion(name, newest, longest_pause_s=_LONGEST_PAUSE_S, close_after_s=self._after_s)
+    def _kept(self, name: str, newest: Newest[ServedPolicy], *, may_end: bool = False) -> KeptChampion[ServedPolicy]:
+        times = {"longest_pause_s": _LONGEST_PAUSE_S, "close_after_s": self._after_s}
+        return KeptChampion(name, newest, **times, may_end=may_end)
 
 
 async def open_policy(

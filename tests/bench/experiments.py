@@ -1,7 +1,7 @@
 """Experiments: assignment, intervals that hold, looks every day, sample ratios, off-policy values, and how long a report takes.
 
 `python -m tests.bench.experiments --json`. Clicks of the statistical figures are drawn from beta-distributed people, and those
-of `offpolicy_coverage` are simulated by the audience.
+of `offpolicy_coverage` and `planted_winner` are simulated by the audience.
 """
 
 import sys
@@ -18,6 +18,7 @@ from service.experiments import estimate
 from service.experiments.assignment import BUCKETS, SLOTS, Assigner, slot_of
 from service.experiments.definitions import Arm, Experiment, Experiments
 from service.experiments.estimate import Rates, lift, order_weights, power, sample_ratio_p, snips
+from tests.bench import experiments_service
 from tests.bench.alignment_truth import draw_scenes
 from tests.bench.experiments_log import report_of_log
 from tests.bench.report import Bar, Cell, main
@@ -45,6 +46,14 @@ BARS = [
     Bar("assignment_ms", "ms", "<=", 0.2),
     Bar("report_s_sqlite_1m", "s", "<=", 10),
     Bar("report_s_postgresql_10m", "s", "<=", 30),
+    Bar("adapters8_ratio", "ratio", ">=", 0.85),
+    Bar("adapters8_per_s", "requests/s"),
+    Bar("adapter1_per_s", "requests/s"),
+    Bar("planted_winner_promoted", "1 = promoted", ">=", 1),
+    Bar("planted_winner_days", "days"),
+    Bar("planted_winner_lists", "lists"),
+    Bar("planted_loser_kept_out", "1 = kept out", ">=", 1),
+    Bar("planted_loser_dropped", "1 = dropped"),
 ]
 _SALTS, _UNITS = 20, 100_000
 _TESTS = 2_000
@@ -200,6 +209,7 @@ CELLS = [
     Cell("sample_ratios", sample_ratios, of=_OF),
     Cell("off_policy", off_policy, of=(*_OF, "trainer/audience"), about_s=60),
     *report_of_log(_OF),
+    *experiments_service.cells(_OF),
 ]
 
 

@@ -13,16 +13,20 @@ from service.contract.settings import STARTER
 from tests.conftest import TIMEOUTS
 
 
-def model(root: Path, version: str, weights: bytes = b"weights") -> Path:
+def model(root: Path, version: str, weights: bytes = b"weights", base: str | None = None) -> Path:
     directory = root / version
     directory.mkdir()
     (directory / "model.safetensors").write_bytes(weights)
-    seal(directory, {"version": version, "kind": "policy"})
+    stands_on = {"base": {"version": base, "manifest_sha256": "0" * 64}} if base else {}
+    seal(directory, {"version": version, "kind": "policy", **stands_on})
     return directory
 
 
-async def registered(engine: AsyncEngine, root: Path, version: str, task: str = "*") -> registry.ModelVersion:
-    return await registry.register(engine, version=version, kind="policy", task=task, directory=model(root, version))
+async def registered(
+    engine: AsyncEngine, root: Path, version: str, task: str = "*", base: str | None = None
+) -> registry.ModelVersion:
+    directory = model(root, version, base=base)
+    return await registry.register(engine, version=version, kind="policy", task=task, directory=directory)
 
 
 async def test_a_registered_model_is_shown_and_listed(engine: AsyncEngine, tmp_path: Path) -> None:
@@ -199,3 +203,44 @@ async def test_a_database_that_is_away_is_a_database_error() -> None:
 
 def test_the_shipped_policy_is_looked_for_inside_the_checkout() -> None:
     assert STARTER.parts[-3:] == ("deploy", "starter", "sft")
+
+
+async def test_a_new_base_retires_the_adapters_on_the_old_one(engine: AsyncEngine, tmp_path: Path) -> None:
+    await registry.put_in_front(engine, await registered(engine, tmp_path, "sft-1"))
+    new = await registered(engine, tmp_path, "sft-2")
+    for task, version, base in (("suggest", "dpo-1", "sft-1"), ("hint", "dpo-2", "sft-2"), ("predict", "other", None)):
+        await registry.put_in_front(engine, await registered(engine, tmp_path, version, task, base))
+    before = await registry.retired(engine, ["dpo-1", "dpo-2", "other", "sft-2"])
+
+    await registry.put_in_front(engine, new)
+
+    serving = {each.task: each.version for each in await registry.list_champions(engine)}
+    assert before == set()  # while its own task is served by an adapter on sft-2, that model serves
+    assert serving == {"*": "sft-2", "hint": "dpo-2", "predict": "other"}
+    assert await registry.retired(engine, ["dpo-1", "dpo-2", "other", "sft-2"]) == {"dpo-1"}
+
+
+async def test_an_adapter_for_all_keeps_those_on_its_own_base_only(engine: AsyncEngine, tmp_path: Path) -> None:
+    for version, task, base in (("sft", "*", None), ("one", "suggest", "sft"), ("two", "hint", "another")):
+        await registry.put_in_front(engine, await registered(engine, tmp_path, version, task, base))
+    assert await registry.retired(engine, ["one", "two"]) == set()
+
+    await registry.put_in_front(engine, await registered(engine, tmp_path, "for-all", "*", "sft"))
+
+    serving = {each.task: each.version for each in await registry.list_champions(engine)}
+    assert serving == {"*": "for-all", "suggest": "one"}
+
+
+async def test_an_adapter_retired_by_a_promotion_that_lost_the_race_serves_on(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    for version, task, base in (("sft-1", "*", None), ("dpo-1", "suggest", "sft-1")):
+        await registry.put_in_front(engine, await registered(engine, tmp_path, version, task, base))
+    await registered(engine, tmp_path, "sft-2")
+
+    with pytest.raises(RegistryConflict, match="somebody else"):
+        await registry.promote(engine, "policy", "*", "sft-2", expected_revision=7)
+
+    found = await registry.champion(engine, "policy", "suggest")
+    assert found is not None
+    assert found.version == "dpo-1"

@@ -128,3 +128,20 @@ async def test_the_time_of_an_experiment_counts_from_its_start(engine, policies)
     (decision,) = await decide_all(engine, most_days=14, now=NOW)
 
     assert decision.state == "dropped"
+
+
+async def test_an_adapter_on_a_base_that_was_replaced_is_dropped_however_well_it_does(engine, policies, tmp_path):
+    adapter = model(tmp_path, "dpo-2", base="sft")
+    await registry.register(engine, version="dpo-2", kind="policy", task="*", directory=adapter)
+    trial = _trial().model_copy(
+        update={"arms": [Arm(name="control", weight=0.5), Arm(name="warm", weight=0.5, policy="dpo-2")]}
+    )
+    await _run(engine, trial, effect=0.5)
+    await registry.register(engine, version="sft-2", kind="policy", task="*", directory=model(tmp_path, "sft-2"))
+    await registry.put_in_front(engine, await registry.show(engine, "sft-2"))
+
+    (decision,) = await decide_all(engine, most_days=14, now=EARLY)
+
+    assert (decision.state, decision.version) == ("dropped", None)
+    assert "dpo-2 stands on serves no longer" in decision.reason
+    assert await _champion(engine) == "sft-2"

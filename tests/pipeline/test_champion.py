@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from service.contract.errors import ArtifactError
 from service.pipeline.champion import KeptChampion
@@ -22,14 +23,16 @@ class Thing:
 class Registry:
     """Names a champion; opening one waits for `may_open`, and fails for those that are damaged."""
 
-    champion: str
+    champion: str | None
     damaged: set[str] = field(default_factory=set)
     opened: list[Thing] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
     may_open: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def newest(self) -> tuple[str, Callable[[], Awaitable[Thing]]]:
+    async def newest(self) -> tuple[str, Callable[[], Awaitable[Thing]]] | None:
         version = self.champion
+        if version is None:
+            return None
 
         async def open_it() -> Thing:
             self.tried.append(version)
@@ -42,9 +45,9 @@ class Registry:
         return version, open_it
 
 
-def kept(registry: Registry, **times: float) -> KeptChampion[Thing]:
+def kept(registry: Registry, **options: Any) -> KeptChampion[Thing]:
     registry.may_open.set()
-    return KeptChampion("The thing", registry.newest, **times)
+    return KeptChampion("The thing", registry.newest, **options)
 
 
 async def test_a_rollback_while_a_newer_one_is_opened_leaves_the_one_in_service() -> None:
@@ -116,3 +119,23 @@ async def test_the_old_one_is_closed_after_its_requests_and_at_the_end() -> None
 
     assert (at_once, later) == ([False] * 3, [True, True, False])
     assert all(thing.closed for thing in registry.opened)
+
+
+async def test_a_champion_that_is_gone_serves_on_unless_it_may_end() -> None:
+    registry = Registry("one")
+    stays, ends = kept(registry, close_after_s=0.0), kept(registry, close_after_s=0.0, may_end=True)
+    for champion in (stays, ends):
+        await champion.refresh()
+
+    registry.champion = None
+    for champion in (stays, ends):
+        await champion.refresh()
+    await asyncio.sleep(0.01)
+
+    assert (stays.version, ends.version) == ("one", None)
+    assert [thing.closed for thing in registry.opened] == [False, True]
+    registry.champion = "one"
+    await ends.refresh()
+    assert ends.version == "one"
+    await stays.close()
+    await ends.close()
