@@ -2,15 +2,22 @@
 
 vLLM's copy an adapter's weights for every token: a list of the starter policy with an adapter took 3 times the computing
 of one without, and takes twice now. And for tokens without an adapter (index -1) they take the weights in the last slot,
-which changes what the base writes once all slots are full. It is no engine.
+which changes what the base writes once all slots are full. Where the tokens of many adapters are mixed, as in a step of
+many requests, one batched product of all slots takes the place of many small ones. It is no engine.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor, dtype
 from vllm.lora.punica_wrapper import punica_cpu
+
+_FEW_RUNS = 2  # so many products are faster than a batched one of all slots, and what gathers and scatters for it
+_LONG_RUN = 4  # so are those of runs that are longer, as in prompts
 
 _Runs = list[tuple[int, int]]  # an adapter's slot, -1 for none, and how many tokens in a row have it
 
@@ -67,22 +74,30 @@ def _of_runs(indices: Tensor, lengths: Tensor) -> _Runs:
 
 
 def _shrink(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, scaling: float) -> None:
+    rank = weights.shape[-2]
+    if mixed := _mixed(weights, runs, y.dtype):
+        y[:, :rank] = mixed.product(x, weights, y.dtype).mul_(scaling)
+        return
     for slot, tokens in _slices(runs):
         if slot < 0:
             y[tokens] = 0
         else:
-            y[tokens, : weights.shape[-2]] = scaling * _product(x[tokens], weights[slot], y.dtype)
+            y[tokens, :rank] = scaling * _product(x[tokens], weights[slot], y.dtype)
 
 
 def _expand(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, add_inputs: bool) -> None:
+    width = min(weights.shape[-2], y.shape[1])  # either may be padded
+    if add_inputs and (mixed := _mixed(weights, runs, y.dtype)):
+        y[:, :width] += mixed.product(x, weights, y.dtype)[:, :width]
+        return
     for slot, tokens in _slices(runs):
         if slot < 0:
             continue
-        product = _product(x[tokens], weights[slot], y.dtype)[:, : y.shape[1]]  # either may be padded
+        product = _product(x[tokens], weights[slot], y.dtype)[:, :width]
         if add_inputs:
-            y[tokens, : product.shape[1]] += product
+            y[tokens, :width] += product
         else:
-            y[tokens, : product.shape[1]] = product
+            y[tokens, :width] = product
 
 
 def _product(x: Tensor, weights: Tensor, kind: dtype) -> Tensor:
@@ -94,3 +109,50 @@ def _slices(runs: _Runs) -> Iterator[tuple[int, slice]]:
     for slot, count in runs:
         yield slot, slice(begin, begin + count)
         begin += count
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixed:
+    """Where the tokens of a step stand when those of each slot stand together, every slot padded to the same length.
+
+    `gather` (slots * length): a token for each place; `scatter` (T): a place for each token; `without` (T, 1): True for
+    tokens that have no adapter, None where all have one.
+    """
+
+    gather: Tensor
+    scatter: Tensor
+    without: Tensor | None
+
+    def product(self, x: Tensor, weights: Tensor, kind: dtype) -> Tensor:
+        """`x` (T, in) by each token's weights, (slots, 1, out, in): (T, out), 0 without an adapter."""
+        slots, _, _, wide = weights.shape
+        grouped = x[:, :wide].to(kind).index_select(0, self.gather).view(slots, -1, wide)
+        found = torch.bmm(grouped, weights[:, 0].transpose(1, 2)).flatten(0, 1).index_select(0, self.scatter)
+        return found if self.without is None else found.masked_fill_(self.without, 0)
+
+
+def _mixed(weights: Tensor, runs: _Runs, kind: dtype) -> _Mixed | None:
+    """How to multiply all slots at once; None where one product a run is as fast, or weights would have to be converted."""
+    if len(runs) <= _FEW_RUNS or weights.dtype != kind:
+        return None
+    return _placed(tuple(runs), weights.shape[0])
+
+
+@lru_cache(maxsize=64)  # all layers of a step ask for the same
+def _placed(runs: tuple[tuple[int, int], ...], slots: int) -> _Mixed | None:
+    tokens: list[list[int]] = [[] for _ in range(slots)]
+    slot_of: list[int] = []
+    for slot, count in runs:
+        if slot >= 0:
+            tokens[slot] += range(len(slot_of), len(slot_of) + count)
+        slot_of += [slot] * count
+    length = max(map(len, tokens))
+    if len(slot_of) > _LONG_RUN * len(runs) or not length:
+        return None
+    gather = [each for mine in tokens for each in (*mine, *[0] * (length - len(mine)))]
+    scatter = [0] * len(slot_of)
+    for slot, mine in enumerate(tokens):
+        for place, token in enumerate(mine):
+            scatter[token] = slot * length + place
+    without = torch.tensor([slot < 0 for slot in slot_of]).unsqueeze(1)
+    return _Mixed(torch.tensor(gather), torch.tensor(scatter), without if bool(without.any()) else None)

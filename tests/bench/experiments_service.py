@@ -24,9 +24,11 @@ from tests.bench.command import nextquery
 from tests.bench.experiments_policies import OF as _POLICIES_OF
 from tests.bench.experiments_policies import TASK, make_policies
 from tests.bench.report import Cell
+from tests.bench.serve import is_generated
 from tests.service_process import adapter_policy
 
 _SETTINGS = {"engine": "vllm_local", "policy": "champion", "timeouts__recommend_s": "10"}
+_TOKENS = 24  # of every list, so that adapters that write longer ones cost no more
 _ADAPTERS, _ROUNDS, _REQUESTS, _AT_ONCE = 8, 6, 160, 16
 _PEOPLE, _DAY_S, _DAYS = 120, 60, 6  # a day of 60 s, after each of which the nightly rule decides
 _TAKEN_UP_S = 60.0
@@ -59,7 +61,7 @@ def adapters() -> dict[str, float]:
         experiment = {"id": "eight", "share": 0.5, "arms": arms}
         _write(data, [experiment])
         people = _people(experiment)
-        with servers.nextquery(data, **_SETTINGS) as service:
+        with servers.nextquery(data, exact_tokens=str(_TOKENS), **_SETTINGS) as service:
             served = asyncio.run(_taken_up(service.port, people["in"], set(names)))
             rates = asyncio.run(_rates(service.port, people))
     print(f"  adapters in service: {sorted(served)}; requests/s: {rates}", file=sys.stderr)
@@ -71,18 +73,16 @@ def adapters() -> dict[str, float]:
 
 
 def _people(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
-    """People who take part, as many of each arm, and people who do not."""
+    """As many people who take part, the same number of each arm, as people who do not."""
     assigner = Assigner(Experiments.model_validate({"experiments": [experiment]}))
-    found: dict[str, list[str]] = {"in": [], "out": []}
     by_arm: dict[str, list[str]] = {}
     for number in range(4_000):
         user = f"u-{number}"
-        assigned = assigner.assign(TASK, {"user": user, "session": user, "request": user})
-        by_arm.setdefault(assigned.arm, []).append(user)
-    for arm, users in by_arm.items():
-        found["in" if arm.startswith("eight=") else "out"] += users[: _REQUESTS // _ADAPTERS]
-    found["out"] = (found["out"] * _ADAPTERS)[:_REQUESTS]
-    return found
+        by_arm.setdefault(assigner.assign(TASK, {"user": user, "session": user, "request": user}).arm, []).append(user)
+    inside = [users[: _REQUESTS // _ADAPTERS] for arm, users in sorted(by_arm.items()) if arm.startswith("eight=")]
+    (outside,) = [users for arm, users in by_arm.items() if not arm.startswith("eight=")]
+    mixed = [user for users in zip(*inside, strict=True) for user in users]  # as people come
+    return {"in": mixed, "out": outside[:_REQUESTS]}
 
 
 async def _taken_up(port: int, people: Iterable[str], wanted: set[str]) -> set[str]:
@@ -93,7 +93,7 @@ async def _taken_up(port: int, people: Iterable[str], wanted: set[str]) -> set[s
         if time.monotonic() > ends:
             raise RuntimeError(f"After {_TAKEN_UP_S:g} s only {sorted(served)} write lists, not {sorted(wanted)}.")
         found = await load.closed_loop(port, _requests(people, "kyoto"), concurrency=_AT_ONCE, keep_bodies=True)
-        served = {json.loads(body)["versions"]["policy"] for body in found.bodies}
+        served = _wrote(found)
     return served
 
 
@@ -103,11 +103,19 @@ async def _rates(port: int, people: Mapping[str, list[str]]) -> dict[str, list[f
         for kind in sorted(rates, reverse=bool(number % 2)):
             requests = _requests(people[kind], f"kyoto {number}")
             found = await load.closed_loop(port, requests, concurrency=_AT_ONCE, keep_bodies=True)
-            policies = {json.loads(body)["versions"]["policy"] for body in found.bodies}
-            if set(found.statuses) != {200} or len(policies) != (_ADAPTERS if kind == "in" else 1):
-                raise RuntimeError(f"People {kind} got {found.statuses} and lists of {sorted(policies)}.")
+            policies = _wrote(found)
+            if len(policies) != (_ADAPTERS if kind == "in" else 1):
+                raise RuntimeError(f"People {kind} the experiment got lists of {sorted(policies)}.")
             rates[kind].append(round(found.per_s, 2))
     return rates
+
+
+def _wrote(found: load.Result) -> set[str]:
+    """The policies that wrote; every reply must be of one."""
+    replies = [json.loads(body) for body in found.bodies]
+    if set(found.statuses) != {200} or not all(map(is_generated, replies)):
+        raise RuntimeError(f"Some replies were not written by a model: {found.statuses}.")
+    return {reply["versions"]["policy"] for reply in replies}
 
 
 def _requests(people: Iterable[str], query: str) -> list[bytes]:
