@@ -6,7 +6,7 @@ which changes what the base writes once all slots are full. Where the tokens of 
 many requests, one batched product of all slots takes the place of many small ones. It is no engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -17,7 +17,7 @@ from torch import Tensor, dtype
 from vllm.lora.punica_wrapper import punica_cpu
 
 _FEW_RUNS = 2  # so many products are faster than a batched one of all slots, and what gathers and scatters for it
-_LONG_RUN = 4  # so are those of runs that are longer, as in prompts
+_LONG_RUN = 8  # tokens; a longer one, as a prompt is, is multiplied by itself
 
 _Runs = list[tuple[int, int]]  # an adapter's slot, -1 for none, and how many tokens in a row have it
 
@@ -74,23 +74,20 @@ def _of_runs(indices: Tensor, lengths: Tensor) -> _Runs:
 
 
 def _shrink(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, scaling: float) -> None:
-    rank = weights.shape[-2]
-    if mixed := _mixed(weights, runs, y.dtype):
-        y[:, :rank] = mixed.product(x, weights, y.dtype).mul_(scaling)
-        return
-    for slot, tokens in _slices(runs):
+    rank, step = weights.shape[-2], _step(weights, runs, y.dtype)
+    for slot, tokens in step.runs:
         if slot < 0:
             y[tokens] = 0
         else:
             y[tokens, :rank] = scaling * _product(x[tokens], weights[slot], y.dtype)
+    if step.mixed:
+        y[:, :rank].index_copy_(0, step.mixed.tokens, step.mixed.product(x, weights).mul_(scaling))
 
 
 def _expand(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, add_inputs: bool) -> None:
     width = min(weights.shape[-2], y.shape[1])  # either may be padded
-    if add_inputs and (mixed := _mixed(weights, runs, y.dtype)):
-        y[:, :width] += mixed.product(x, weights, y.dtype)[:, :width]
-        return
-    for slot, tokens in _slices(runs):
+    step = _step(weights, runs, y.dtype, is_added=add_inputs)
+    for slot, tokens in step.runs:
         if slot < 0:
             continue
         product = _product(x[tokens], weights[slot], y.dtype)[:, :width]
@@ -98,61 +95,78 @@ def _expand(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, add_inputs: bool
             y[tokens, :width] += product
         else:
             y[tokens, :width] = product
+    if step.mixed:
+        y[:, :width].index_add_(0, step.mixed.tokens, step.mixed.product(x, weights)[:, :width])
 
 
 def _product(x: Tensor, weights: Tensor, kind: dtype) -> Tensor:
     return x.to(kind) @ weights.view(weights.shape[-2:]).to(kind).T
 
 
-def _slices(runs: _Runs) -> Iterator[tuple[int, slice]]:
-    begin = 0
-    for slot, count in runs:
-        yield slot, slice(begin, begin + count)
-        begin += count
-
-
 @dataclass(frozen=True, slots=True)
 class _Mixed:
-    """Where the tokens of a step stand when those of each slot stand together, every slot padded to the same length.
+    """Tokens of many adapters, and where they stand when those of each slot stand together, padded to the same length.
 
-    `gather` (slots * length): a token for each place; `scatter` (T): a place for each token; `without` (T, 1): True for
-    tokens that have no adapter, None where all have one.
+    `tokens` (T): which these are. `gather` (slots * length): a token for each place. `scatter` (T): a place for each of
+    `tokens`. `without` (T, 1): True for those that have no adapter, None where all have one.
     """
 
+    tokens: Tensor
     gather: Tensor
     scatter: Tensor
     without: Tensor | None
 
-    def product(self, x: Tensor, weights: Tensor, kind: dtype) -> Tensor:
-        """`x` (T, in) by each token's weights, (slots, 1, out, in): (T, out), 0 without an adapter."""
+    def product(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Of these tokens of `x` with their weights, (slots, 1, out, in): (T, out), 0 without an adapter."""
         slots, _, _, wide = weights.shape
-        grouped = x[:, :wide].to(kind).index_select(0, self.gather).view(slots, -1, wide)
+        grouped = x[:, :wide].index_select(0, self.gather).to(weights.dtype).view(slots, -1, wide)
         found = torch.bmm(grouped, weights[:, 0].transpose(1, 2)).flatten(0, 1).index_select(0, self.scatter)
         return found if self.without is None else found.masked_fill_(self.without, 0)
 
 
-def _mixed(weights: Tensor, runs: _Runs, kind: dtype) -> _Mixed | None:
-    """How to multiply all slots at once; None where one product a run is as fast, or weights would have to be converted."""
-    if len(runs) <= _FEW_RUNS or weights.dtype != kind:
-        return None
-    return _placed(tuple(runs), weights.shape[0])
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The tokens of a step: runs that are multiplied one by one, and all others at once."""
+
+    runs: list[tuple[int, slice]]
+    mixed: _Mixed | None = None
+
+
+def _step(weights: Tensor, runs: _Runs, kind: dtype, *, is_added: bool = True) -> _Step:
+    """Many short runs are mixed, unless weights would have to be converted, of which a run needs one adapter's."""
+    may_mix = weights.dtype == kind and is_added
+    return _planned(tuple(runs), weights.shape[0], may_mix)
 
 
 @lru_cache(maxsize=64)  # all layers of a step ask for the same
-def _placed(runs: tuple[tuple[int, int], ...], slots: int) -> _Mixed | None:
-    tokens: list[list[int]] = [[] for _ in range(slots)]
-    slot_of: list[int] = []
-    for slot, count in runs:
+def _planned(runs: tuple[tuple[int, int], ...], slots: int, may_mix: bool) -> _Step:
+    placed = list(_slices(runs))
+    short = [(slot, tokens) for slot, tokens in placed if tokens.stop - tokens.start <= _LONG_RUN]
+    if not may_mix or len(short) <= _FEW_RUNS:
+        return _Step(placed)
+    return _Step([each for each in placed if each not in short], _together(short, slots))
+
+
+def _together(short: list[tuple[int, slice]], slots: int) -> _Mixed:
+    tokens = [token for _, run in short for token in range(run.start, run.stop)]
+    slot_of = [slot for slot, run in short for _ in range(run.start, run.stop)]
+    of_slot: list[list[int]] = [[] for _ in range(slots)]
+    for token, slot in zip(tokens, slot_of, strict=True):
         if slot >= 0:
-            tokens[slot] += range(len(slot_of), len(slot_of) + count)
-        slot_of += [slot] * count
-    length = max(map(len, tokens))
-    if len(slot_of) > _LONG_RUN * len(runs) or not length:
-        return None
-    gather = [each for mine in tokens for each in (*mine, *[0] * (length - len(mine)))]
-    scatter = [0] * len(slot_of)
-    for slot, mine in enumerate(tokens):
-        for place, token in enumerate(mine):
-            scatter[token] = slot * length + place
+            of_slot[slot].append(token)
+    length = max(1, *map(len, of_slot))
+    place = {token: slot * length + k for slot, mine in enumerate(of_slot) for k, token in enumerate(mine)}
     without = torch.tensor([slot < 0 for slot in slot_of]).unsqueeze(1)
-    return _Mixed(torch.tensor(gather), torch.tensor(scatter), without if bool(without.any()) else None)
+    return _Mixed(
+        tokens=torch.tensor(tokens),
+        gather=torch.tensor([each for mine in of_slot for each in (*mine, *[0] * (length - len(mine)))]),
+        scatter=torch.tensor([place.get(token, 0) for token in tokens]),
+        without=without if bool(without.any()) else None,
+    )
+
+
+def _slices(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, slice]]:
+    begin = 0
+    for slot, count in runs:
+        yield slot, slice(begin, begin + count)
+        begin += count

@@ -56,9 +56,11 @@ def test_expand_adds_into_its_columns_alone(slots: list[int]) -> None:
     torch.testing.assert_close(y[:, 6 + OUT :], before[:, 6 + OUT :])
 
 
-@pytest.mark.parametrize("lengths", [[1, 1, 1, 1], [9, 1, 30, 2]], ids=["tokens", "prompts"])
+@pytest.mark.parametrize(
+    "lengths", [[1, 1, 1, 1, 1], [9, 1, 30, 2, 9], [1, 30, 1, 1, 2]], ids=["tokens", "prompts", "both"]
+)
 def test_prompts_get_the_same_as_their_tokens(lengths: list[int]) -> None:
-    runs = [3, -1, 0, 3]
+    runs = [3, -1, 0, 3, 1]
     slots = [slot for slot, count in zip(runs, lengths, strict=True) for _ in range(count)]
     x, a = weights(len(slots), WIDE), weights(SLOTS, 1, RANK, WIDE)
     y = torch.full((len(slots), RANK), 7.0)
