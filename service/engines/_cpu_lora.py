@@ -1,168 +1,173 @@
 """LoRA on a CPU in the place of vLLM 0.29's own operations: one product for each run of tokens with the same adapter.
 
 vLLM's copy an adapter's weights for every token: a list of the starter policy with an adapter took 3 times the computing
-of one without, and takes twice now. And for tokens without an adapter (index -1) they take the weights in the last slot,
-which changes what the base writes once all slots are full. Where the tokens of many adapters are mixed, as in a step of
-many requests, one batched product of all slots takes the place of many small ones. It is no engine.
+of one without. And for tokens without an adapter (index -1) they take the weights in the last slot, which changes what the
+base writes once all slots are full. Where a step has tokens of many adapters, one batched product of all slots takes the
+place of many small ones. It is no engine.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, dtype
+from torch import Tensor
 from vllm.lora.punica_wrapper import punica_cpu
 
-_FEW_RUNS = 2  # so many products are faster than a batched one of all slots, and what gathers and scatters for it
-_LONG_RUN = 8  # tokens; a longer one, as a prompt is, is multiplied by itself
+_FEW = 2  # products of so many slots are faster than a batched one of all, and what gathers and scatters for it
+_SMALL = 16  # tokens of a slot; those of prompts are more, and the two kinds are padded apart
+_PADDED = 2.0  # the most rows that a batched product of prompts may have, by those that are no padding
+_MANY_TOKENS = 64  # so many are multiplied faster as the weights are than in float32, where those are of 16 bits
 
-_Runs = list[tuple[int, int]]  # an adapter's slot, -1 for none, and how many tokens in a row have it
+_Runs = tuple[tuple[int, int], ...]  # an adapter's slot, -1 for none, and how many tokens in a row have it
 
 
 def install() -> None:
-    """Put these operations into vLLM's CPU wrapper, which looks them up by name at every call."""
-    for operation in (bgmv_shrink, bgmv_expand, bgmv_expand_slice, sgmv_shrink, sgmv_expand, sgmv_expand_slice):
-        if not hasattr(punica_cpu, operation.__name__):
-            raise ImportError(f"This vLLM has no {operation.__name__}. Compare _cpu_lora.py with its torch_ops.")
-        setattr(punica_cpu, operation.__name__, operation)
+    """Put these operations into vLLM's CPU wrapper: all that its layers call."""
+    wrapper = punica_cpu.PunicaWrapperCPU
+    for operation in (add_lora_linear, add_lora_logits, add_lora_embedding):
+        if not hasattr(wrapper, operation.__name__):
+            raise ImportError(f"This vLLM has no {operation.__name__}. Compare _cpu_lora.py with its punica_cpu.py.")
+        setattr(wrapper, operation.__name__, operation)
 
 
-def bgmv_shrink(x: Tensor, weights: Tensor, y: Tensor, indices: Tensor, scaling: float = 1.0) -> None:
-    """`y` (T, r) becomes `scaling` times `x` (T, in) by each token's A, (slots, 1, r, in); 0 without an adapter."""
-    _shrink(x, weights, y, _of_tokens(indices), scaling)
-
-
-def sgmv_shrink(x: Tensor, weights: Tensor, y: Tensor, _: Any, lengths: Tensor, indices: Tensor, *rest: Any) -> None:
-    """The same for prompts: `indices` and `lengths` of the runs; `rest` ends with `scaling`."""
-    _shrink(x, weights, y, _of_runs(indices, lengths), rest[-1])
-
-
-def bgmv_expand(x: Tensor, weights: Tensor, y: Tensor, indices: Tensor, add_inputs: bool = True) -> None:
-    """`x` (T, r) by each token's B, (slots, 1, out, r), is added to `y` (T, out)."""
-    _expand(x, weights, y[:, : weights.shape[-2]], _of_tokens(indices), add_inputs)
-
-
-def sgmv_expand(x: Tensor, weights: Tensor, y: Tensor, _: Any, lengths: Tensor, indices: Tensor, *rest: Any) -> None:
-    """The same for prompts; `rest` ends with `add_inputs`."""
-    _expand(x, weights, y[:, : weights.shape[-2]], _of_runs(indices, lengths), rest[-1])
-
-
-def bgmv_expand_slice(
-    x: Tensor, weights: Tensor, y: Tensor, indices: Tensor, offset: int, size: int, add_inputs: bool = True
+def add_lora_linear(
+    self: Any,
+    y: Tensor,
+    x: Tensor,
+    lora_a_stacked: Sequence[Tensor],
+    lora_b_stacked: Sequence[Tensor],
+    scale: float,
+    output_slices: Sequence[int],
+    **_: Any,
 ) -> None:
-    """The same into `size` columns of `y` from `offset` on."""
-    _expand(x, weights, y[:, offset : offset + size], _of_tokens(indices), add_inputs)
+    """Each token's `x` (T, in) by the A (slots, 1, r, in) and B (slots, 1, out, r) of its adapter, added to `y` (T, sum out).
+
+    There are an A, a B and a width for each of the layers that were merged into this one.
+    """
+    layers = list(zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True))
+    _add(_runs_of(self), x, layers, y, scale)
 
 
-def sgmv_expand_slice(
-    x: Tensor, weights: Tensor, y: Tensor, _: Any, lengths: Tensor, indices: Tensor, *rest: Any
+def add_lora_logits(
+    self: Any, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
 ) -> None:
-    """The same for prompts; `rest` ends with `offset`, `size` and `add_inputs`."""
-    offset, size, add_inputs = rest[-3:]
-    _expand(x, weights, y[:, offset : offset + size], _of_runs(indices, lengths), add_inputs)
+    """The same for the tokens that are sampled from; nothing for adapters of linear layers alone, whose A is 0 here."""
+    if lora_a_stacked.any():
+        _add(_of_tokens(self.sampler_indices), x, [(lora_a_stacked, lora_b_stacked, y.shape[-1])], y, scale)
+
+
+def add_lora_embedding(self: Any, y: Tensor, x: Tensor, lora_b_stacked: Tensor, *_: Any, **__: Any) -> None:
+    """`x` (T, r), each token's row of its adapter's A, by the B of its adapter, added to `y` (T, out)."""
+    if x.any():
+        _add(_runs_of(self), x, [(None, lora_b_stacked, y.shape[-1])], y, 1.0)
+
+
+def _add(runs: _Runs, x: Tensor, layers: "_Layers", y: Tensor, scale: float) -> None:
+    for piece in _planned(runs, layers[0][1].shape[0]):
+        piece.add(x.view(-1, x.shape[-1]), layers, y.view(-1, y.shape[-1]), scale)
+
+
+def _product(x: Tensor, weights: Tensor) -> Tensor:
+    best = weights.dtype if len(x) >= _MANY_TOKENS else torch.float32
+    return x.to(best) @ weights.to(best).T
+
+
+def _runs_of(wrapper: Any) -> _Runs:
+    if not wrapper.is_prefill:
+        return _of_tokens(wrapper.token_lora_indices)
+    _, lengths, indices, *_ = wrapper.prefill_metadata
+    return _of_runs(indices, lengths)
 
 
 def _of_tokens(indices: Tensor) -> _Runs:
-    return [(slot, sum(1 for _ in same)) for slot, same in groupby(indices.tolist())]
+    return tuple((slot, sum(1 for _ in same)) for slot, same in groupby(indices.tolist()))
 
 
 def _of_runs(indices: Tensor, lengths: Tensor) -> _Runs:
-    return list(zip(indices.tolist(), lengths.tolist(), strict=True))
+    return tuple(zip(indices.tolist(), lengths.tolist(), strict=True))
 
 
-def _shrink(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, scaling: float) -> None:
-    rank, step = weights.shape[-2], _step(weights, runs, y.dtype)
-    for slot, tokens in step.runs:
-        if slot < 0:
-            y[tokens] = 0
-        else:
-            y[tokens, :rank] = scaling * _product(x[tokens], weights[slot], y.dtype)
-    if step.mixed:
-        y[:, :rank].index_copy_(0, step.mixed.tokens, step.mixed.product(x, weights).mul_(scaling))
-
-
-def _expand(x: Tensor, weights: Tensor, y: Tensor, runs: _Runs, add_inputs: bool) -> None:
-    width = min(weights.shape[-2], y.shape[1])  # either may be padded
-    step = _step(weights, runs, y.dtype, is_added=add_inputs)
-    for slot, tokens in step.runs:
-        if slot < 0:
-            continue
-        product = _product(x[tokens], weights[slot], y.dtype)[:, :width]
-        if add_inputs:
-            y[tokens, :width] += product
-        else:
-            y[tokens, :width] = product
-    if step.mixed:
-        y[:, :width].index_add_(0, step.mixed.tokens, step.mixed.product(x, weights)[:, :width])
-
-
-def _product(x: Tensor, weights: Tensor, kind: dtype) -> Tensor:
-    return x.to(kind) @ weights.view(weights.shape[-2:]).to(kind).T
+_Layers = Sequence[tuple[Tensor | None, Tensor, int]]  # of all slots A, unless it was applied, and B; the width of `y`
 
 
 @dataclass(frozen=True, slots=True)
-class _Mixed:
-    """Tokens of many adapters, and where they stand when those of each slot stand together, padded to the same length.
+class _OneSlot:
+    """Tokens (T) of a step that have the same adapter."""
 
-    `tokens` (T): which these are. `gather` (slots * length): a token for each place. `scatter` (T): a place for each of
-    `tokens`. `without` (T, 1): True for those that have no adapter, None where all have one.
+    slot: int
+    tokens: Tensor | slice
+
+    def add(self, x: Tensor, layers: _Layers, y: Tensor, scale: float) -> None:
+        """Add to their rows of `y` what their rows of `x` give."""
+        rows, begin = x[self.tokens], 0
+        for a, b, width in layers:
+            shrunk = rows if a is None else _product(rows, a[self.slot, 0])
+            product = _product(shrunk, b[self.slot, 0])[:, :width]  # either may be padded
+            part = y[:, begin : begin + product.shape[1]]
+            if isinstance(self.tokens, slice):
+                part[self.tokens].add_(product, alpha=scale)
+            else:
+                part.index_add_(0, self.tokens, product.to(y.dtype), alpha=scale)
+            begin += width
+
+
+@dataclass(frozen=True, slots=True)
+class _AllSlots:
+    """Tokens (T) of many adapters, and where they stand when those of each slot stand together, padded to the same length.
+
+    `gather` (slots * length): a token for each place. `scatter` (T): a place for each of `tokens`.
     """
 
     tokens: Tensor
     gather: Tensor
     scatter: Tensor
-    without: Tensor | None
 
-    def product(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Of these tokens of `x` with their weights, (slots, 1, out, in): (T, out), 0 without an adapter."""
-        slots, _, _, wide = weights.shape
-        grouped = x[:, :wide].index_select(0, self.gather).to(weights.dtype).view(slots, -1, wide)
-        found = torch.bmm(grouped, weights[:, 0].transpose(1, 2)).flatten(0, 1).index_select(0, self.scatter)
-        return found if self.without is None else found.masked_fill_(self.without, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """The tokens of a step: runs that are multiplied one by one, and all others at once."""
-
-    runs: list[tuple[int, slice]]
-    mixed: _Mixed | None = None
-
-
-def _step(weights: Tensor, runs: _Runs, kind: dtype, *, is_added: bool = True) -> _Step:
-    """Many short runs are mixed, unless weights would have to be converted, of which a run needs one adapter's."""
-    may_mix = weights.dtype == kind and is_added
-    return _planned(tuple(runs), weights.shape[0], may_mix)
+    def add(self, x: Tensor, layers: _Layers, y: Tensor, scale: float) -> None:
+        """Add to their rows of `y` what their rows of `x` give."""
+        kind, slots, begin = layers[0][1].dtype, layers[0][1].shape[0], 0
+        rows = x.index_select(0, self.gather).to(kind).view(slots, -1, x.shape[1])
+        for a, b, width in layers:
+            shrunk = rows if a is None else torch.bmm(rows, a[:, 0].transpose(1, 2))
+            product = torch.bmm(shrunk, b[:, 0].transpose(1, 2)).flatten(0, 1)[:, :width]  # either may be padded
+            found = product.index_select(0, self.scatter).to(y.dtype)
+            y[:, begin : begin + found.shape[1]].index_add_(0, self.tokens, found, alpha=scale)
+            begin += width
 
 
 @lru_cache(maxsize=64)  # all layers of a step ask for the same
-def _planned(runs: tuple[tuple[int, int], ...], slots: int, may_mix: bool) -> _Step:
-    placed = list(_slices(runs))
-    short = [(slot, tokens) for slot, tokens in placed if tokens.stop - tokens.start <= _LONG_RUN]
-    if not may_mix or len(short) <= _FEW_RUNS:
-        return _Step(placed)
-    return _Step([each for each in placed if each not in short], _together(short, slots))
-
-
-def _together(short: list[tuple[int, slice]], slots: int) -> _Mixed:
-    tokens = [token for _, run in short for token in range(run.start, run.stop)]
-    slot_of = [slot for slot, run in short for _ in range(run.start, run.stop)]
-    of_slot: list[list[int]] = [[] for _ in range(slots)]
-    for token, slot in zip(tokens, slot_of, strict=True):
+def _planned(runs: _Runs, slots: int) -> list[_OneSlot | _AllSlots]:
+    """How to multiply the tokens of a step that have an adapter."""
+    tokens: dict[int, list[int]] = {}
+    for slot, run in _slices(runs):
         if slot >= 0:
-            of_slot[slot].append(token)
-    length = max(1, *map(len, of_slot))
-    place = {token: slot * length + k for slot, mine in enumerate(of_slot) for k, token in enumerate(mine)}
-    without = torch.tensor([slot < 0 for slot in slot_of]).unsqueeze(1)
-    return _Mixed(
-        tokens=torch.tensor(tokens),
-        gather=torch.tensor([each for mine in of_slot for each in (*mine, *[0] * (length - len(mine)))]),
-        scatter=torch.tensor([place.get(token, 0) for token in tokens]),
-        without=without if bool(without.any()) else None,
-    )
+            tokens.setdefault(slot, []).extend(range(run.start, run.stop))
+    small = {slot: mine for slot, mine in tokens.items() if len(mine) <= _SMALL}
+    large = {slot: mine for slot, mine in tokens.items() if slot not in small}
+    padded = slots * max(map(len, large.values()), default=0)
+    may_pad = padded <= _PADDED * sum(map(len, large.values()))
+    return [*_pieces(small, slots, True), *_pieces(large, slots, may_pad)]
+
+
+def _pieces(tokens: Mapping[int, list[int]], slots: int, may_pad: bool) -> list[_OneSlot | _AllSlots]:
+    if len(tokens) > _FEW and may_pad:
+        return [_together(tokens, slots)]
+    return [_OneSlot(slot, _as_slice(mine)) for slot, mine in tokens.items()]
+
+
+def _as_slice(tokens: list[int]) -> Tensor | slice:
+    first, last = tokens[0], tokens[-1]
+    return slice(first, last + 1) if last - first + 1 == len(tokens) else torch.tensor(tokens)
+
+
+def _together(tokens: Mapping[int, list[int]], slots: int) -> _AllSlots:
+    length = max(map(len, tokens.values()))
+    place = {token: slot * length + k for slot, mine in tokens.items() for k, token in enumerate(mine)}
+    of_slots = [tokens.get(slot, []) for slot in range(slots)]
+    padded = [token for mine in of_slots for token in (*mine, *[0] * (length - len(mine)))]
+    return _AllSlots(torch.tensor([*place]), torch.tensor(padded), torch.tensor([*place.values()]))
 
 
 def _slices(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, slice]]:
