@@ -106,11 +106,7 @@ class _OneSlot:
         for a, b, width in layers:
             shrunk = rows if a is None else _product(rows, a[self.slot, 0])
             product = _product(shrunk, b[self.slot, 0])[:, :width]  # either may be padded
-            part = y[:, begin : begin + product.shape[1]]
-            if isinstance(self.tokens, slice):
-                part[self.tokens].add_(product, alpha=scale)
-            else:
-                part.index_add_(0, self.tokens, product.to(y.dtype), alpha=scale)
+            _add_rows(y[:, begin : begin + product.shape[1]], self.tokens, product, scale)
             begin += width
 
 
@@ -121,7 +117,7 @@ class _AllSlots:
     `gather` (slots * length): a token for each place. `scatter` (T): a place for each of `tokens`.
     """
 
-    tokens: Tensor
+    tokens: Tensor | slice
     gather: Tensor
     scatter: Tensor
 
@@ -132,9 +128,15 @@ class _AllSlots:
         for a, b, width in layers:
             shrunk = rows if a is None else torch.bmm(rows, a[:, 0].transpose(1, 2))
             product = torch.bmm(shrunk, b[:, 0].transpose(1, 2)).flatten(0, 1)[:, :width]  # either may be padded
-            found = product.index_select(0, self.scatter).to(y.dtype)
-            y[:, begin : begin + found.shape[1]].index_add_(0, self.tokens, found, alpha=scale)
+            _add_rows(y[:, begin : begin + product.shape[1]], self.tokens, product.index_select(0, self.scatter), scale)
             begin += width
+
+
+def _add_rows(y: Tensor, tokens: Tensor | slice, product: Tensor, scale: float) -> None:
+    if isinstance(tokens, slice):
+        y[tokens].add_(product, alpha=scale)
+    else:
+        y.index_add_(0, tokens, product.to(y.dtype), alpha=scale)
 
 
 @lru_cache(maxsize=64)  # all layers of a step ask for the same
@@ -165,9 +167,9 @@ def _as_slice(tokens: list[int]) -> Tensor | slice:
 def _together(tokens: Mapping[int, list[int]], slots: int) -> _AllSlots:
     length = max(map(len, tokens.values()))
     place = {token: slot * length + k for slot, mine in tokens.items() for k, token in enumerate(mine)}
-    of_slots = [tokens.get(slot, []) for slot in range(slots)]
+    ordered, of_slots = sorted(place), [tokens.get(slot, []) for slot in range(slots)]
     padded = [token for mine in of_slots for token in (*mine, *[0] * (length - len(mine)))]
-    return _AllSlots(torch.tensor([*place]), torch.tensor(padded), torch.tensor([*place.values()]))
+    return _AllSlots(_as_slice(ordered), torch.tensor(padded), torch.tensor([place[token] for token in ordered]))
 
 
 def _slices(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, slice]]:
