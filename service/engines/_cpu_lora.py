@@ -123,13 +123,14 @@ class _AllSlots:
 
     def add(self, x: Tensor, layers: _Layers, y: Tensor, scale: float) -> None:
         """Add to their rows of `y` what their rows of `x` give."""
-        kind, slots, begin = layers[0][1].dtype, layers[0][1].shape[0], 0
+        kind, slots = layers[0][1].dtype, layers[0][1].shape[0]
         rows = x.index_select(0, self.gather).to(kind).view(slots, -1, x.shape[1])
+        products = []
         for a, b, width in layers:
             shrunk = rows if a is None else torch.bmm(rows, a[:, 0].transpose(1, 2))
-            product = torch.bmm(shrunk, b[:, 0].transpose(1, 2)).flatten(0, 1)[:, :width]  # either may be padded
-            _add_rows(y[:, begin : begin + product.shape[1]], self.tokens, product.index_select(0, self.scatter), scale)
-            begin += width
+            products.append(torch.bmm(shrunk, b[:, 0].transpose(1, 2))[..., :width])  # either may be padded
+        product = (torch.cat(products, -1) if len(products) > 1 else products[0]).flatten(0, 1)
+        _add_rows(y[:, : product.shape[1]], self.tokens, product.index_select(0, self.scatter), scale)
 
 
 def _add_rows(y: Tensor, tokens: Tensor | slice, product: Tensor, scale: float) -> None:
