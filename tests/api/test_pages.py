@@ -144,6 +144,11 @@ async def test_pages_in_a_browser_harm_nobody_and_ask_before_they_change(
                     assert await page.evaluate("window.harmed") is None
                     assert complaints == []
                     await page.screenshot(path=tmp_path / f"{place.strip('/').replace('/', '-')}.png", full_page=True)
+                    await page.set_viewport_size({"width": 400, "height": 800})
+                    assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+                    await page.screenshot(path=tmp_path / f"{place.strip('/').replace('/', '-')}-400.png")
+            async with open_page(browser, service.url + "/experiments/warm-1", width=400) as (page, _):
+                await expect(page.get_by_text("At all times within").first).to_be_visible()
             async with open_page(browser, service.url + "/models") as (page, complaints):
                 await page.get_by_role("button", name="Promote").click()
                 await expect(page.locator("#question")).to_contain_text("dpo-1 will serve everybody")
