@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.bench.alignment_night import nightly, swap
 from tests.bench.alignment_speed import compare
 from tests.bench.alignment_truth import draw_scenes, prompts_for
 from tests.bench.ctr import LARGE, TABLE, Log
-from tests.bench.report import Bar, Cell, main
+from tests.bench.report import Bar, Cell, main, measured
 from tests.bench.simulated_logs import simulated_log
 from trainer.align import engines_of
 from trainer.audience.audience import Audience
@@ -33,7 +34,7 @@ SHORT, SHORT_PROMPTS = "suggest", 300
 SEEDS, PROMPTS = (0, 1, 2), 2_000
 _LOGS = {**TABLE, "suggest": LARGE}  # of the full table
 _SPEED_PROMPTS = 66
-_OF = (
+OF = (
     "trainer/align.py",
     "trainer/rounds.py",
     "trainer/assess.py",
@@ -119,15 +120,25 @@ def _figures(measured: Mapping[str, float], each: str, once: str) -> dict[str, f
     }
 
 
+def short_work() -> Path:
+    """Where the cell `quality` keeps its rounds, policies and pairs; it is measured where it was not yet."""
+    measured("alignment", _QUALITY)
+    return _work(SHORT, 0, SHORT_PROMPTS, TABLE[SHORT])
+
+
+def _work(task: str, seed: int, prompts: int, log: Log) -> Path:
+    return rows.work_of(f"{_name(task, seed)}-{prompts}", _facts(task, seed, prompts, log), OF)
+
+
 def _cells() -> list[Cell]:
     short = [
-        Cell("quality", _short, of=_OF, about_s=600),
-        Cell("speed", _speed, of=(*_OF, "tests/bench/alignment_speed.py"), about_s=200),
+        _QUALITY,
+        Cell("speed", _speed, of=(*OF, "tests/bench/alignment_speed.py"), about_s=200),
         Cell("swap", swap, about_s=60),
         Cell("nightly", nightly, about_s=400),
     ]
     full = [
-        Cell(f"full-{_name(task, seed)}", partial(_full, task, seed), of=_OF, about_s=float("inf"))
+        Cell(f"full-{_name(task, seed)}", partial(_full, task, seed), of=OF, about_s=float("inf"))
         for task in TASKS
         for seed in SEEDS
     ]
@@ -141,14 +152,17 @@ def _short() -> dict[str, float]:
 
 def _cell(task: str, seed: int, prompts: int, log: Log) -> dict[str, float]:
     """One cell of either form; a run that was killed goes on."""
-    work = rows.work_of(f"{_name(task, seed)}-{prompts}", _facts(task, seed, prompts, log), _OF)
+    work = _work(task, seed, prompts, log)
     return cell(Wanted(task=task, seed=seed, prompts=prompts, log=log, work=work))
+
+
+_QUALITY = Cell("quality", _short, of=OF, about_s=600)
 
 
 def _full(task: str, seed: int) -> dict[str, float]:
     """Stores the row; what follows from all rows is read from them."""
     log = _LOGS[task]
-    rows.row(_name(task, seed), _facts(task, seed, PROMPTS, log), _OF, lambda: _cell(task, seed, PROMPTS, log))
+    rows.row(_name(task, seed), _facts(task, seed, PROMPTS, log), OF, lambda: _cell(task, seed, PROMPTS, log))
     return {}
 
 
@@ -156,7 +170,7 @@ def _summary(values: dict[str, float]) -> dict[str, float]:
     """The figures of the full table: means over the seeds, and the worst of the second audiences."""
     found: dict[str, float] = {}
     for task in TASKS:
-        stored = [rows.fresh(_name(task, seed), _facts(task, seed, PROMPTS, _LOGS[task]), _OF) for seed in SEEDS]
+        stored = [rows.fresh(_name(task, seed), _facts(task, seed, PROMPTS, _LOGS[task]), OF) for seed in SEEDS]
         whole = [row for row in stored if row is not None]
         if len(whole) == len(SEEDS):
             found |= _figures(_mean(whole), *_ends_of_full(task))
@@ -182,8 +196,7 @@ def _speed() -> dict[str, float]:
 
 async def _compared() -> dict[str, float]:
     log = TABLE[SHORT]
-    work = rows.work_of(f"{_name(SHORT, 0)}-{SHORT_PROMPTS}", _facts(SHORT, 0, SHORT_PROMPTS, log), _OF)
-    wanted = Wanted(task=SHORT, seed=0, prompts=SHORT_PROMPTS, log=log, work=work)
+    wanted = Wanted(task=SHORT, seed=0, prompts=SHORT_PROMPTS, log=log, work=_work(SHORT, 0, SHORT_PROMPTS, log))
     predictor: Predictor = predictors(simulated_log(SHORT, log.window, log.people_a_list), wanted)[0]
     prompts = prompts_for(draw_scenes(Audience(), SHORT, _SPEED_PROMPTS, seed=0))
     policy, engines = load_policy(STARTER), engines_of("auto")

@@ -54,6 +54,7 @@ BARS = [
     Bar("planted_winner_lists", "lists"),
     Bar("planted_loser_kept_out", "1 = kept out", ">=", 1),
     Bar("planted_loser_dropped", "1 = dropped"),
+    Bar("planted_loser_lists", "lists"),
 ]
 _SALTS, _UNITS = 20, 100_000
 _TESTS = 2_000

@@ -1,81 +1,51 @@
-"""Two policies to try against the starter: one round of Iter-DPO, and the same pairs learnt the wrong way round.
+"""Two policies to try against the starter: the one that Iter-DPO made, and one that learnt its pairs the wrong way round.
 
-It knows nothing about experiments. What it makes is kept, and made again when the code that makes it changes.
+It knows nothing about experiments. The first is that of the alignment benchmark's cell `quality`, measured where it is not yet.
 """
 
-import asyncio
-from dataclasses import asdict
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER
-from tests.bench import alignment_rows as rows
-from tests.bench.alignment_cell import Wanted, predictors
-from tests.bench.alignment_truth import draw_scenes, prompts_for
-from tests.bench.ctr import TABLE
-from tests.bench.simulated_logs import TEST_DAYS, simulated_log
-from trainer.align import engines_of, rounds_of
-from trainer.audience.audience import Audience
-from trainer.methods import align
-from trainer.prompts import prompts_of
-from trainer.rounds import RoundsConfig
+from tests.bench.alignment import OF as _ALIGNMENT_OF
+from tests.bench.alignment import SHORT as TASK
+from tests.bench.alignment import short_work
+from trainer.methods import MethodConfig, align
 
-TASK = "suggest"
-OF = (
-    "trainer/align.py",
-    "trainer/rounds.py",
-    "trainer/candidates",
-    "trainer/methods",
-    "ctr",
-    "deploy/starter/sft",
-    "tests/bench/experiments_policies.py",
-)
-_PROMPTS, _TESTED = 100, 40
+__all__ = ["OF", "TASK", "make_policies"]
+
+OF = (*_ALIGNMENT_OF, "tests/bench/experiments_policies.py")
 
 
 def make_policies() -> tuple[Path, Path]:
-    """The directories of the winner and of the loser; a run that was killed goes on."""
-    log = TABLE[TASK]
-    work = rows.work_of("tried-policies", {"log": asdict(log), "prompts": _PROMPTS}, OF)
-    snapshot = simulated_log(TASK, log.window, log.people_a_list)
-    wanted = Wanted(task=TASK, seed=0, prompts=_PROMPTS, log=log, work=work)
-    winner, loser, sft = work / "policies" / "iter-dpo-r1", work / "policies" / "wrong-way-round", load_policy(STARTER)
-    if not winner.exists():
-        learnt = prompts_of(snapshot, TASK, list(snapshot.files("impressions"))[-TEST_DAYS:], most=_PROMPTS, seed=0)
-        tested = prompts_for(draw_scenes(Audience(), TASK, _TESTED, seed=0))
-        engines = engines_of("auto")
-        rounds = rounds_of(
-            engines, *predictors(snapshot, wanted), RoundsConfig(max_rounds=1), overlap="embedding", quiet=True
-        )
-
-        async def run() -> None:
-            try:
-                await rounds.align(sft, sft, learnt, tested, version="iter-dpo", output=winner.parent, work=work)
-            finally:
-                await engines.close()
-
-        asyncio.run(run())
+    """The directories of the winner and of the loser, kept where the alignment cell keeps its own."""
+    work = short_work() / "rounds"
+    rounds = [json.loads(file.read_text()) for file in sorted(work.glob("round-[1-9]/figures.json"))]
+    winner = next(Path(each["directory"]) for each in reversed(rounds) if each["stopped"] is None)
+    loser = work / "policies" / "wrong-way-round"
     if not loser.exists():
-        _learn_wrong_way_round(sft, work, loser)
+        _learn_wrong_way_round(load_policy(STARTER), work, loser)
     return winner, loser
 
 
 def _learn_wrong_way_round(sft: Policy, work: Path, output: Path) -> None:
-    """DPO on the pairs of the winner, the list that people click less chosen."""
+    """DPO as published, without what keeps chosen lists likely, on the pairs of the first round with their sides swapped."""
     pairs = pq.read_table(work / "round-1" / "pairs.parquet")
-    swapped = {"chosen": "rejected", "rejected": "chosen"}
-    pq.write_table(
-        pairs.rename_columns([swapped.get(name, name) for name in pairs.column_names]), work / "swapped.parquet"
-    )
+    swapped, file = {"chosen": "rejected", "rejected": "chosen"}, work / "wrong-way-round.parquet"
+    pq.write_table(pairs.rename_columns([swapped.get(name, name) for name in pairs.column_names]), file)
+    config = MethodConfig(chosen_weight=0.0)
+    place = work / "wrong-way-round"
     align(
         "dpo",
-        work / "swapped.parquet",
+        file,
         policy=sft,
         reference=sft,
         output=output,
-        work=work / "wrong-way-round",
+        work=place,
         version=output.name,
+        config=config,
         quiet=True,
     )

@@ -39,7 +39,7 @@ def cells(of: tuple[str, ...]) -> list[Cell]:
     mine = (*of, "service/pipeline", "service/engines", "tests/bench/experiments_service.py", *_POLICIES_OF)
     return [
         Cell("adapters8", adapters, of=mine, about_s=180),
-        Cell("policies", _made, of=_POLICIES_OF, about_s=700),
+        Cell("policies", _made, of=_POLICIES_OF, about_s=900),
         Cell("planted_winner", planted_winner, of=(*mine, "trainer/audience"), about_s=500),
     ]
 
@@ -148,6 +148,7 @@ def planted_winner() -> dict[str, float]:
         "planted_winner_lists": float(won["lists"]),
         "planted_loser_kept_out": float(lost["state"] != "promoted" and champion_after_loser != loser.name),
         "planted_loser_dropped": float(lost["state"] == "dropped"),
+        "planted_loser_lists": float(lost["lists"]),
     }
 
 

@@ -86,7 +86,7 @@ def main(
         if arguments.only and cell.name not in arguments.only:
             continue
         if _kept(bench, cell, fresh=arguments.full) or time.monotonic() + cell.about_s < ends:
-            values |= _measured(bench, cell, fresh=arguments.full)
+            values |= measured(bench, cell, fresh=arguments.full)
         else:
             print(f"{bench}: {cell.name} takes longer than is left; --full measures it.", file=sys.stderr, flush=True)
     values |= summary(values)
@@ -111,7 +111,8 @@ def machine() -> str:
     return f"{name or platform.processor()}, {size}, Python {platform.python_version()}"
 
 
-def _measured(bench: str, cell: Cell, *, fresh: bool) -> dict[str, float]:
+def measured(bench: str, cell: Cell, *, fresh: bool = False) -> dict[str, float]:
+    """What a cell gives, measured where it is not kept from an earlier run."""
     if path := _kept(bench, cell, fresh=fresh):
         kept = json.loads(path.read_text())
         return dict(kept.get("figures", kept))
