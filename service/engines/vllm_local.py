@@ -245,8 +245,12 @@ def _on_cpu() -> dict[str, Any]:
 
     A prompt is never split over two steps: vLLM then rewinds the generator of a seeded request, which torch's CPU
     generator cannot do, and the engine dies of it.
+
+    vLLM's blocks of 128 tokens are longer than most prompts here, and only whole blocks are cached: with 32, a search for
+    candidates, which goes on from the same prompts, takes three quarters of the time.
     """
     return {
+        "block_size": 32,
         "enable_chunked_prefill": False,
         "enforce_eager": True,
         "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",

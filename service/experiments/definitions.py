@@ -142,20 +142,20 @@ class Experiments(BaseModel):
         return [*self.experiments, *([self.holdout] if self.holdout else [])]
 
     @model_validator(mode="after")
-    def _do_not_contradict(self) -> Self:
-        check_together(self.experiments)
+    def _have_ids_of_their_own(self) -> Self:
+        ids = [each.id for each in self.experiments]
+        if twice := sorted({each for each in ids if ids.count(each) > 1}):
+            raise ValueError(f"two experiments are called {twice[0]}: clone it under another id")
         return self
 
 
 def check_together(experiments: list[Experiment]) -> None:
-    """Return if these can run at once.
+    """Return if these can run at once; a file may also have some that ended, which contradict nobody.
 
     Raises:
-        ValueError: Two have one id or one salt, or both change one thing for the same lists.
+        ValueError: Two have one salt, or both change one thing for the same lists.
     """
     for one, other in combinations(experiments, 2):
-        if one.id == other.id:
-            raise ValueError(f"two experiments are called {one.id}: clone it under another id")
         if (one.salt or one.id) == (other.salt or other.id):
             raise ValueError(f"{one.id} and {other.id} have the same salt, so that their arms would go together")
         both = sorted(one.changed & other.changed)

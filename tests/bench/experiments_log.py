@@ -43,7 +43,7 @@ _CLICKS = """
 INSERT INTO clicks (impression_id, position, kind, at, tenant, task, arm)
 SELECT {id}, 1 + i % 3, 'click', {at}, 'default', 'suggest',
        CASE WHEN i % {people} % 2 = 0 THEN 'big=control' ELSE 'big=new' END
-FROM {numbers} WHERE (i * 7919) % 100 < 20
+FROM {numbers} WHERE (i % 100 * 79) % 100 < 20
 """
 
 

@@ -56,8 +56,6 @@ def test_a_good_file_is_read(tmp_path):
         (GOOD.replace("name: dpo,", "name: control,"), "two arms of dpo-1 are called control"),
         (GOOD.replace("[suggest]", "[sugest]"), "'sugest' of dpo-1 is no task: there are clarify"),
         (GOOD.replace("id: shorter-deadline", "id: dpo-1"), "two experiments are called dpo-1"),
-        (GOOD.replace("id: shorter-deadline", "id: other\n    salt: dpo-1"), "the same salt"),
-        (GOOD.replace("deadline_ms: 800", "temperature: 0.2"), "both set temperature for the same lists"),
         (
             GOOD.replace("temperature: 0.9", "temperature: warm"),
             "dpo-1.arms.2.temperature: Input should be a valid number",

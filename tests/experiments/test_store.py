@@ -62,6 +62,24 @@ async def test_one_that_ended_is_not_begun_again(engine):
         await store.apply(engine, _file(_experiment(share=0.5)))
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({}, "both set temperature for the same lists"), ({"tasks": ["hint"], "salt": "dpo-1"}, "the same salt")],
+)
+async def test_two_that_contradict_run_one_after_the_other(engine, other, said):
+    first, second = _experiment(), _experiment("dpo-2", **other)
+
+    with pytest.raises(ConfigurationError, match=said):
+        await store.apply(engine, _file(first, second))
+    assert (await store.running(engine)).experiments == []
+    await store.apply(engine, _file(first))
+    with pytest.raises(ConfigurationError, match=said):
+        await store.apply(engine, _file(first, second))
+    await store.end(engine, "dpo-1", "warm won.")
+
+    assert await store.apply(engine, _file(first, second)) == ["dpo-2 runs."]  # the first may stay in the file
+
+
 async def test_a_policy_must_be_registered_and_for_the_task(engine, tmp_path):
     await registry.register(engine, version="night-1", kind="policy", task="hint", directory=model(tmp_path, "night-1"))
     arms = [Arm(name="control", weight=0.5), Arm(name="new", weight=0.5, policy="night-1")]
