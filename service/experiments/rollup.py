@@ -4,7 +4,7 @@ It knows nothing about experiments' results. A day that is over is added up once
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -36,6 +36,7 @@ _DAY = timedelta(days=1)
 _LATE = timedelta(days=1)  # a click that comes later than that counts nowhere
 _STAYS = timedelta(seconds=30)  # sums of a day that is not over are so old at most
 _SLOWER = 20  # than other statements, by so much at most
+_DAYS_AT_ONCE = 7  # whose units are counted in one statement: most come again, and are looked for once
 _KEY = ("day", "task", "arm", "unit_bucket")
 _UNITS = {"user": impressions.c.user_id, "session": impressions.c.session_id}
 
@@ -56,8 +57,8 @@ async def roll_up(
         async with database.connect() as connection:
             rolled = {row.day: row.at for row in await connection.execute(select(rolled_days))}
         needed = [day for day in _days(since, until) if _is_needed(day, rolled.get(day.isoformat()), now)]
-        for day in needed:
-            await _roll_up(database, known, day, now)
+        for begin in range(0, len(needed), _DAYS_AT_ONCE):
+            await _roll_up(database, known, needed[begin : begin + _DAYS_AT_ONCE], now)
     return needed
 
 
@@ -92,39 +93,59 @@ def _is_needed(day: date, rolled: datetime | None, now: datetime) -> bool:
     return rolled is None or (rolled < over + _LATE and now - rolled > (_STAYS if now < over + _LATE else timedelta()))
 
 
-async def _roll_up(database: AsyncEngine, known: Mapping[str, Experiment], day: date, now: datetime) -> None:
-    """Read first, then write what came out: a transaction of SQLite that writes lets nobody else write meanwhile."""
+async def _roll_up(database: AsyncEngine, known: Mapping[str, Experiment], days: Sequence[date], now: datetime) -> None:
+    """Add up `days`, count their units, and only then note that both is done: who is killed meanwhile does it again."""
+    logged: set[str] = set()
+    for day in days:
+        logged |= await _add_up(database, day)
+    arms: dict[str, dict[str, str]] = {}
+    for each in sorted(logged):
+        for name, arm in arms_in(each):
+            arms.setdefault(name, {})[each] = arm
+    for name in arms.keys() & known.keys():
+        if known[name].unit in _UNITS:
+            async with database.begin() as connection:
+                await _take_time(connection)
+                statement = _expose(connection.dialect.name, known[name], arms[name], days[0], days[-1])
+                await connection.execute(statement)
+    async with database.begin() as connection:
+        await connection.execute(delete(rolled_days).where(rolled_days.c.day.in_([day.isoformat() for day in days])))
+        await _insert(connection, rolled_days, [{"day": day.isoformat(), "at": now} for day in days])
+
+
+async def _add_up(database: AsyncEngine, day: date) -> set[str]:
+    """Write the sums of a day; returns its arms as they were logged.
+
+    It reads first, then writes what came out: a transaction of SQLite that writes lets nobody else write meanwhile.
+    """
     named = {"day": day.isoformat()}
     async with database.connect() as connection:
         await _take_time(connection)
         sums = [{**named, **row._mapping} for row in await connection.execute(_sums(day))]
         clicked = [row._mapping for row in await connection.execute(_positions(day))]
     async with database.begin() as connection:
-        for table in (arm_days, arm_positions, rolled_days):
+        for table in (arm_days, arm_positions):
             await connection.execute(delete(table).where(table.c.day == day.isoformat()))
         await _insert(connection, arm_days, _by_bucket(sums))
         await _insert(connection, arm_positions, list(_by_position(clicked, sums)))
-        await _insert(connection, rolled_days, [{**named, "at": now}])
-    arms: dict[str, dict[str, str]] = {}
-    for logged in {str(each["arm"]) for each in sums}:
-        for name, arm in arms_in(logged):
-            arms.setdefault(name, {})[logged] = arm
-    for name in arms.keys() & known.keys():
-        if known[name].unit in _UNITS:
-            async with database.begin() as connection:
-                await _take_time(connection)
-                await connection.execute(_expose(connection.dialect.name, known[name], arms[name], day))
+    return {str(each["arm"]) for each in sums}
 
 
 async def _take_time(connection: AsyncConnection) -> None:
+    """Let PostgreSQL take more time, and sort and join in memory; both until the end of the transaction."""
     if connection.dialect.name == "postgresql":
         wait_ms = round(1000 * _SLOWER * timeouts_of(connection.engine).database_statement_s)
         await connection.execute(text(f"SET LOCAL statement_timeout = {wait_ms}"))
+        await connection.execute(text("SET LOCAL work_mem = '128MB'"))
 
 
 def _of_day(day: date, table: Table, longer: timedelta = timedelta()) -> Any:
-    begin = datetime.combine(day, time(), UTC)
-    return and_(table.c.at >= begin, table.c.at < begin + _DAY + longer)
+    return _within(day, day, table, longer)
+
+
+def _within(first: date, last: date, table: Table, longer: timedelta = timedelta()) -> Any:
+    begin, end = (datetime.combine(day, time(), UTC) for day in (first, last))
+    return and_(table.c.at >= begin, table.c.at < end + _DAY + longer)
 
 
 def _sums(day: date) -> Select[Any]:
@@ -190,11 +211,11 @@ def _by_position(clicked: Iterable[Mapping[str, Any]], sums: Iterable[Mapping[st
         yield {"day": day, "task": task, "arm": arm, "position": position, **values}
 
 
-def _expose(dialect: str, experiment: Experiment, arms: Mapping[str, str], day: date) -> Any:
-    """Note the units of a day with their arms, where they are not noted yet. `arms`: of this experiment, as logged."""
+def _expose(dialect: str, experiment: Experiment, arms: Mapping[str, str], first: date, last: date) -> Any:
+    """Note the units of some days with their arms, where they are not noted yet. `arms`: of this experiment, as logged."""
     unit, logged = _UNITS[experiment.unit], impressions.c.arm
     query = select(literal(experiment.id), unit, case(arms, value=logged)).distinct()
-    query = query.where(_of_day(day, impressions), logged.in_(arms), unit.is_not(None))
+    query = query.where(_within(first, last, impressions), logged.in_(arms), unit.is_not(None))
     put = (postgresql if dialect == "postgresql" else sqlite).insert(exposures)
     return put.from_select(["experiment", "unit", "arm"], query).on_conflict_do_nothing()
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from service.contract.tables import arm_days, arm_positions, clicks, exposures, impressions
+from service.experiments import rollup
 from service.experiments.definitions import Arm, Experiment
 from service.experiments.rollup import roll_up
 
@@ -144,3 +145,33 @@ async def test_a_day_is_added_up_again_until_late_clicks_are_in_and_then_never_m
 
 async def test_a_day_to_come_is_left_alone(engine):
     assert await roll_up(engine, [], FIRST, FIRST + timedelta(days=1), datetime(2026, 10, 31, tzinfo=UTC)) == []
+
+
+async def test_who_is_killed_before_units_are_counted_counts_them_the_next_time(engine, monkeypatch):
+    shown, happened = _log()
+    await _store(engine, shown, happened)
+    until = FIRST + timedelta(days=DAYS)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(rollup, "_expose", None)
+        with pytest.raises(TypeError):
+            await roll_up(engine, [EXPERIMENT], FIRST, until, NOW)
+    again = await roll_up(engine, [EXPERIMENT], FIRST, until, NOW)
+    more = await roll_up(engine, [EXPERIMENT], FIRST, until, NOW)
+
+    assert len(again) == DAYS
+    assert more == []
+    counted = {row["unit"] for row in await _rows(engine, exposures)}
+    assert counted == {row["user_id"] for row in shown if "dpo=" in row["arm"] and row["user_id"]}
+
+
+async def test_a_long_log_is_added_up_in_parts(engine, monkeypatch):
+    shown, happened = _log()
+    await _store(engine, shown, happened)
+    monkeypatch.setattr(rollup, "_DAYS_AT_ONCE", 2)
+
+    assert len(await roll_up(engine, [EXPERIMENT], FIRST, FIRST + timedelta(days=DAYS), NOW)) == DAYS
+
+    assert sum(row["lists"] for row in await _rows(engine, arm_days)) == len(shown)
+    counted = {row["unit"] for row in await _rows(engine, exposures)}
+    assert counted == {row["user_id"] for row in shown if "dpo=" in row["arm"] and row["user_id"]}
