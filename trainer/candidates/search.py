@@ -173,10 +173,12 @@ class CandidateSearch:
         directory: Path,
         prompts: Sequence[AlignmentPrompt],
         *,
-        shard_size: int = 256,
+        shard_size: int = 64,
         report: Report | None = None,
     ) -> SearchReport:
-        """Search shard by shard into `directory`; a run that was killed goes on with the shards that are missing.
+        """Search shard by shard into `directory`, two at once; a run that was killed goes on with those that are missing.
+
+        A shard of 64 prompts still fills an engine, and there are two of them also where prompts are few.
 
         `read_candidates` reads them. `report` is told after each shard.
 
