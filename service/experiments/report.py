@@ -30,6 +30,7 @@ GUARDRAILS = {
     "repeated_share": ("repeated", "shown", 0.25),
     "chars_per_query": ("chars", "shown", 0.10),
 }
+_SURE = 3.0  # standard errors: all guardrails are looked at every day, and a good arm must not be dropped by chance
 _LEAST_RISE = {"degraded_share": 0.002, "repeated_share": 0.005}  # absolute: of little, twice as much is still little
 
 
@@ -233,7 +234,7 @@ def _guardrail(name: str, rates: Rates, arm: int) -> Guardrail:
     if not (np.isfinite(control) and np.isfinite(value)):
         return Guardrail(control=None, arm=None, rise=None, allowed=allowed, holds=True)
     spread = rates.covariance[arm, arm] + rates.covariance[0, 0] - 2 * rates.covariance[arm, 0]
-    least = value - control - 1.96 * float(np.sqrt(max(spread, 0.0)))
+    least = value - control - _SURE * float(np.sqrt(max(spread, 0.0)))
     most = max(allowed * control, _LEAST_RISE.get(name, 0.0))
     rise = value / control - 1.0 if control else None
     return Guardrail(control=control, arm=value, rise=rise, allowed=allowed, holds=least <= most)

@@ -11,7 +11,8 @@ from service.contract.tables import clicks, experiments, impressions
 from service.experiments import store
 from service.experiments.assignment import Assigner, bucket_of
 from service.experiments.definitions import Arm, Experiment, Experiments
-from service.experiments.report import make_report
+from service.experiments.estimate import Rates
+from service.experiments.report import _guardrail, make_report
 
 STARTED = datetime(2026, 11, 1, 6, tzinfo=UTC)
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -155,3 +156,11 @@ async def test_an_experiment_without_a_list_has_an_empty_report(engine):
 async def test_one_that_nobody_knows_is_refused(engine):
     with pytest.raises(ConfigurationError, match="There is no experiment 'dpo-9'"):
         await make_report(engine, "dpo-9")
+
+
+@pytest.mark.parametrize(("rise", "holds"), [(0.24, True), (0.30, True), (0.36, False), (-0.5, True)])
+def test_a_guardrail_breaks_where_three_standard_errors_say_so(rise, holds):
+    deviation = 0.03  # relative, of the difference; .25 is allowed
+    rates = Rates(np.array([100.0, 100.0 * (1 + rise)]), np.diag([0.0, (100.0 * deviation) ** 2]))
+
+    assert _guardrail("latency_ms", rates, 1).holds is holds
