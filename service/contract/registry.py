@@ -4,7 +4,7 @@ It verifies a directory and records it; it copies no file, loads no model, and k
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -141,7 +141,7 @@ async def promote(
             "Promote it for its own task."
         )
     await asyncio.to_thread(_check_files, model)
-    outlived = await _outlived_by(database, model) if task == ANY_TASK else []
+    outlived = await _outlived_by(database, model) if task == ANY_TASK else frozenset()
     with database_errors("a model was promoted"):
         async with database.begin() as connection:
             if fence is not None:
@@ -208,13 +208,7 @@ async def retired(database: AsyncEngine, versions: Collection[str]) -> frozenset
     named = [
         _version(r) for r in await _read(database, select(model_versions).where(model_versions.c.version.in_(versions)))
     ]
-
-    def compare() -> frozenset[str]:
-        models = {_base_of(each.directory) or each.version for each in serving}
-        bases = {each.version: _base_of(each.directory) for each in named}
-        return frozenset(version for version, base in bases.items() if models and base and base not in models)
-
-    return await asyncio.to_thread(compare)
+    return await asyncio.to_thread(_standing_elsewhere, named, serving) if serving else frozenset()
 
 
 async def ensure_starter(database: AsyncEngine, starter: Path = STARTER) -> Champion:
@@ -247,15 +241,18 @@ _CHAMPIONS = select(champions, model_versions.c.path, model_versions.c.manifest_
 )
 
 
-async def _outlived_by(database: AsyncEngine, model: ModelVersion) -> list[str]:
+async def _outlived_by(database: AsyncEngine, model: ModelVersion) -> frozenset[str]:
     """Champions of single tasks that are adapters on another model than the one that `model` is, or stands on."""
     own = [each for each in await list_champions(database) if each.kind == model.kind and each.task != ANY_TASK]
+    return await asyncio.to_thread(_standing_elsewhere, own, [model])
 
-    def compare() -> list[str]:
-        stays = _base_of(model.directory) or model.version
-        return [each.version for each in own if (base := _base_of(each.directory)) and base != stays]
 
-    return await asyncio.to_thread(compare)
+def _standing_elsewhere(
+    named: Iterable[ModelVersion | Champion], serving: Iterable[ModelVersion | Champion]
+) -> frozenset[str]:
+    """The adapters among `named` that stand on a model which none of `serving` is, or stands on."""
+    models = {_base_of(each.directory) or each.version for each in serving}
+    return frozenset(each.version for each in named if (base := _base_of(each.directory)) and base not in models)
 
 
 def _base_of(directory: Path) -> str | None:

@@ -3,6 +3,8 @@
 It knows nothing about requests, nor about what is running.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -91,9 +93,8 @@ class Experiment(BaseModel):
     def _fits_together(self) -> Self:
         if self.id == HOLDOUT:
             raise ValueError(f"an experiment cannot be called {HOLDOUT}: that is the hold-out")
-        names = [arm.name for arm in self.arms]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two arms of {self.id} are called {twice[0]}: give each a name of its own")
+        if twice := _said_twice(arm.name for arm in self.arms):
+            raise ValueError(f"two arms of {self.id} are called {twice}: give each a name of its own")
         total = sum(arm.weight for arm in self.arms)
         if abs(total - 1.0) > _ROUNDING:
             raise ValueError(f"the weights of the arms of {self.id} come to {total:g}: they must come to 1")
@@ -143,10 +144,14 @@ class Experiments(BaseModel):
 
     @model_validator(mode="after")
     def _have_ids_of_their_own(self) -> Self:
-        ids = [each.id for each in self.experiments]
-        if twice := sorted({each for each in ids if ids.count(each) > 1}):
-            raise ValueError(f"two experiments are called {twice[0]}: clone it under another id")
+        if twice := _said_twice(each.id for each in self.experiments):
+            raise ValueError(f"two experiments are called {twice}: clone it under another id")
         return self
+
+
+def _said_twice(names: Iterable[str]) -> str | None:
+    """The first name that more than one has; None where each has its own."""
+    return min((name for name, count in Counter(names).items() if count > 1), default=None)
 
 
 def check_together(experiments: list[Experiment]) -> None:

@@ -35,9 +35,8 @@ class KeptChampion(Generic[OpenedT]):
     """What serves as `name`. `now` is None while there is none; `problem` says why a newer one is not taken up.
 
     `newest`: the version of the champion and how to open it; None where there is no champion, and then what serves goes
-    on, unless it `may_end`. `longest_pause_s`: one
-    that was refused is tried again after pauses that grow up to this. `close_after_s`: longer than any request, so that
-    those that asked the old one are done with it.
+    on, unless it `may_end`. `longest_pause_s`: one that was refused is tried again after pauses that grow up to this.
+    `close_after_s`: longer than any request, so that those that asked the old one are done with it.
     """
 
     def __init__(

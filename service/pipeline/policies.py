@@ -170,8 +170,9 @@ class Policies:
         await asyncio.gather(*(kept.close() for kept in every))
 
     def _kept(self, name: str, newest: Newest[ServedPolicy], *, may_end: bool = False) -> KeptChampion[ServedPolicy]:
-        times = {"longest_pause_s": _LONGEST_PAUSE_S, "close_after_s": self._after_s}
-        return KeptChampion(name, newest, **times, may_end=may_end)
+        return KeptChampion(
+            name, newest, longest_pause_s=_LONGEST_PAUSE_S, close_after_s=self._after_s, may_end=may_end
+        )
 
 
 async def open_policy(
