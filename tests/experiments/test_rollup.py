@@ -1,5 +1,6 @@
 """Sums over the log are those that an obvious loop over its rows gives, on both databases."""
 
+import asyncio
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from random import Random
@@ -175,3 +176,15 @@ async def test_a_long_log_is_added_up_in_parts(engine, monkeypatch):
     assert sum(row["lists"] for row in await _rows(engine, arm_days)) == len(shown)
     counted = {row["unit"] for row in await _rows(engine, exposures)}
     assert counted == {row["user_id"] for row in shown if "dpo=" in row["arm"] and row["user_id"]}
+
+
+async def test_two_who_add_up_at_once_do_not_stop_each_other(engine):
+    shown, happened = _log()
+    await _store(engine, shown, happened)
+    until = FIRST + timedelta(days=DAYS)
+
+    await asyncio.gather(*(roll_up(engine, [EXPERIMENT], FIRST, until, NOW) for _ in range(4)))
+
+    assert sum(row["lists"] for row in await _rows(engine, arm_days)) == len(shown)
+    counted = [row["unit"] for row in await _rows(engine, exposures)]
+    assert sorted(counted) == sorted({row["user_id"] for row in shown if "dpo=" in row["arm"] and row["user_id"]})
