@@ -22,17 +22,19 @@ from tests.bench.alignment_cell import Wanted, cell, predictors
 from tests.bench.alignment_night import nightly, swap
 from tests.bench.alignment_speed import compare
 from tests.bench.alignment_truth import draw_scenes, prompts_for
-from tests.bench.ctr import LARGE, TABLE, Log
+from tests.bench.ctr import TABLE
 from tests.bench.report import Bar, Cell, main, measured
 from tests.bench.simulated_logs import simulated_log
 from trainer.align import engines_of
 from trainer.audience.audience import Audience
 from trainer.judges.embedding import installed_embedder
+from trainer.rounds import RoundsConfig
 
 TASKS = ("suggest", "snippets", "hint")
 SHORT, SHORT_PROMPTS = "suggest", 300
+_ROUNDS = RoundsConfig()
+_SHORT_ROUNDS = RoundsConfig(max_rounds=2)  # a third would go past the 20 minutes
 SEEDS, PROMPTS = (0, 1, 2), 2_000
-_LOGS = {**TABLE, "suggest": LARGE}  # of the full table
 _SPEED_PROMPTS = 66
 OF = (
     "trainer/align.py",
@@ -123,11 +125,14 @@ def _figures(measured: Mapping[str, float], each: str, once: str) -> dict[str, f
 def short_work() -> Path:
     """Where the cell `quality` keeps its rounds, policies and pairs; it is measured where it was not yet."""
     measured("alignment", _QUALITY)
-    return _work(SHORT, 0, SHORT_PROMPTS, TABLE[SHORT])
+    return _wanted(SHORT, 0, SHORT_PROMPTS, _SHORT_ROUNDS).work
 
 
-def _work(task: str, seed: int, prompts: int, log: Log) -> Path:
-    return rows.work_of(f"{_name(task, seed)}-{prompts}", _facts(task, seed, prompts, log), OF)
+def _wanted(task: str, seed: int, prompts: int = PROMPTS, rounds: RoundsConfig = _ROUNDS) -> Wanted:
+    """A cell of either form."""
+    named = f"{_name(task, seed)}-{prompts}"
+    work = rows.work_of(named, _facts(task, seed, prompts, rounds), OF)
+    return Wanted(task=task, seed=seed, prompts=prompts, log=TABLE[task], work=work, rounds=rounds)
 
 
 def _cells() -> list[Cell]:
@@ -146,23 +151,16 @@ def _cells() -> list[Cell]:
 
 
 def _short() -> dict[str, float]:
-    found = _cell(SHORT, 0, SHORT_PROMPTS, TABLE[SHORT])
+    found = cell(_wanted(SHORT, 0, SHORT_PROMPTS, _SHORT_ROUNDS))
     return {**_figures(found, f"_{SHORT}", ""), "engine_busy_share": found["engine_busy_share"]}
-
-
-def _cell(task: str, seed: int, prompts: int, log: Log) -> dict[str, float]:
-    """One cell of either form; a run that was killed goes on."""
-    work = _work(task, seed, prompts, log)
-    return cell(Wanted(task=task, seed=seed, prompts=prompts, log=log, work=work))
 
 
 _QUALITY = Cell("quality", _short, of=OF, about_s=600)
 
 
 def _full(task: str, seed: int) -> dict[str, float]:
-    """Stores the row; what follows from all rows is read from them."""
-    log = _LOGS[task]
-    rows.row(_name(task, seed), _facts(task, seed, PROMPTS, log), OF, lambda: _cell(task, seed, PROMPTS, log))
+    """Stores the row; what follows from all rows is read from them. A run that was killed goes on."""
+    rows.row(_name(task, seed), _facts(task, seed), OF, lambda: cell(_wanted(task, seed)))
     return {}
 
 
@@ -170,7 +168,7 @@ def _summary(values: dict[str, float]) -> dict[str, float]:
     """The figures of the full table: means over the seeds, and the worst of the second audiences."""
     found: dict[str, float] = {}
     for task in TASKS:
-        stored = [rows.fresh(_name(task, seed), _facts(task, seed, PROMPTS, _LOGS[task]), OF) for seed in SEEDS]
+        stored = [rows.fresh(_name(task, seed), _facts(task, seed), OF) for seed in SEEDS]
         whole = [row for row in stored if row is not None]
         if len(whole) == len(SEEDS):
             found |= _figures(_mean(whole), *_ends_of_full(task))
@@ -186,8 +184,8 @@ def _name(task: str, seed: int) -> str:
     return f"{task}-{seed}"
 
 
-def _facts(task: str, seed: int, prompts: int, log: Log) -> dict[str, Any]:
-    return {"task": task, "seed": seed, "prompts": prompts, "log": asdict(log)}
+def _facts(task: str, seed: int, prompts: int = PROMPTS, rounds: RoundsConfig = _ROUNDS) -> dict[str, Any]:
+    return {"task": task, "seed": seed, "prompts": prompts, "log": asdict(TABLE[task]), "rounds": asdict(rounds)}
 
 
 def _speed() -> dict[str, float]:
@@ -195,9 +193,9 @@ def _speed() -> dict[str, float]:
 
 
 async def _compared() -> dict[str, float]:
-    log = TABLE[SHORT]
-    wanted = Wanted(task=SHORT, seed=0, prompts=SHORT_PROMPTS, log=log, work=_work(SHORT, 0, SHORT_PROMPTS, log))
-    predictor: Predictor = predictors(simulated_log(SHORT, log.window, log.people_a_list), wanted)[0]
+    wanted = _wanted(SHORT, 0, SHORT_PROMPTS, _SHORT_ROUNDS)
+    log = simulated_log(SHORT, wanted.log.window, wanted.log.people_a_list)
+    predictor: Predictor = predictors(log, wanted)[0]
     prompts = prompts_for(draw_scenes(Audience(), SHORT, _SPEED_PROMPTS, seed=0))
     policy, engines = load_policy(STARTER), engines_of("auto")
     try:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,6 @@ from trainer.assess import write
 from trainer.audience.audience import Audience
 from trainer.audience.constants import FIRST, drawn
 from trainer.audience.scene import Scene
-from trainer.candidates import SearchConfig
-from trainer.methods import MethodConfig
 from trainer.prompts import prompts_of
 from trainer.rounds import JUDGES, SEARCHES, Round, RoundsConfig, taken
 
@@ -43,13 +40,14 @@ _SCENES_OF_BEST, _SCENES_OF_SECOND = 100, 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a cell is of. `work`: keeps what a killed run found; `seed` decides all but the log."""
+    """What a cell is of. `work`: keeps what a killed run found; `seed` decides all but the log, also in `rounds`."""
 
     task: str
     seed: int
     prompts: int
     log: Log
     work: Path
+    rounds: RoundsConfig
 
 
 def cell(wanted: Wanted) -> dict[str, float]:
@@ -89,7 +87,11 @@ class _Cell:
             self._snapshot, wanted.task, days[-TEST_DAYS:], most=wanted.prompts + len(known), seed=wanted.seed
         )
         learnt = [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts]
-        config = RoundsConfig(search=SearchConfig(seed=wanted.seed), training=MethodConfig(seed=wanted.seed))
+        config = replace(
+            wanted.rounds,
+            search=replace(wanted.rounds.search, seed=wanted.seed),
+            training=replace(wanted.rounds.training, seed=wanted.seed),
+        )
         rounds = rounds_of(self._engines, searching, judging, config, overlap="embedding", quiet=True)
         place = wanted.work / "rounds"
         return await rounds.align(
@@ -179,13 +181,15 @@ def _policy_of(each: Round) -> Policy:
 
 def _of_rounds(rounds: Sequence[Round]) -> dict[str, float]:
     first, best = rounds[0].assessment, taken(rounds)
-    search: Mapping[str, Any] = rounds[1].search if len(rounds) > 1 else {}
+    searches = [each.search for each in rounds[1:]]  # of a run that was killed, what came after
+    searched_s = sum(each["seconds"] for each in searches)
+    busy_s = sum(each["seconds"] * each["engine_busy_share"] for each in searches)
     return {
         "rounds": float(best.number),
         "duplicate_share": best.assessment.duplicate_share,
         "length_ratio": best.assessment.mean_tokens / first.mean_tokens,
         "parse_failures": best.assessment.parse_failures,
-        "engine_busy_share": float(search.get("engine_busy_share", 0.0)),
+        "engine_busy_share": busy_s / searched_s if searched_s else 0.0,
         **{f"aec_{name}_sft": value for name, value in first.aec.items()},
         **{f"aec_{name}_iter_dpo": value for name, value in best.assessment.aec.items()},
     }
