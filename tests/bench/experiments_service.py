@@ -137,8 +137,9 @@ def planted_winner() -> dict[str, float]:
             _register(data, policy)
         with servers.nextquery(data, **_SETTINGS) as service:
             experiments: list[dict[str, Any]] = []
+            before = _champion(service.port)
             lost = _tried(data, service.port, experiments, loser.name, seed=1)
-            champion_after_loser = _champion(service.port)
+            champion_after_loser = _serves(service.port, before)  # those of its arm, too, once the service saw it end
             won = _tried(data, service.port, experiments, winner.name, seed=2)
             champion = _serves(service.port, winner.name)
     print(f"  {loser.name}: {lost}\n  {winner.name}: {won}\n  champion {champion}", file=sys.stderr)
@@ -146,7 +147,7 @@ def planted_winner() -> dict[str, float]:
         "planted_winner_promoted": float(won["state"] == "promoted" and champion == winner.name),
         "planted_winner_days": float(won["days"]),
         "planted_winner_lists": float(won["lists"]),
-        "planted_loser_kept_out": float(lost["state"] != "promoted" and champion_after_loser != loser.name),
+        "planted_loser_kept_out": float(lost["state"] != "promoted" and champion_after_loser == before),
         "planted_loser_dropped": float(lost["state"] == "dropped"),
         "planted_loser_lists": float(lost["lists"]),
     }
