@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 from vllm.lora.punica_wrapper import punica_cpu
 
 _FEW = 2  # products of so many slots are faster than a batched one of all, and what gathers and scatters for it
 _SMALL = 16  # tokens of a slot; those of prompts are more, and the two kinds are padded apart
 _PADDED = 2.0  # the most rows that a batched product of prompts may have, by those that are no padding
 _MANY_TOKENS = 64  # so many are multiplied faster as the weights are than in float32, where those are of 16 bits
-_in_float32 = WeakTensorKeyDictionary()  # of weights of 16 bits their number of changes, and a copy
 
 _Runs = tuple[tuple[int, int], ...]  # an adapter's slot, -1 for none, and how many tokens in a row have it
 
@@ -72,18 +70,9 @@ def _add(runs: _Runs, x: Tensor, layers: "_Layers", y: Tensor, scale: float) -> 
         piece.add(x.view(-1, x.shape[-1]), layers, y.view(-1, y.shape[-1]), scale)
 
 
-def _fast(weights: Tensor, tokens: int) -> Tensor:
-    """The weights of all slots in the precision in which so many tokens of each are multiplied fastest.
-
-    A copy in float32 is kept until an adapter is loaded into a slot, or leaves one.
-    """
-    if tokens >= _MANY_TOKENS or weights.dtype == torch.float32:
-        return weights
-    changes, copy = _in_float32.get(weights, (-1, weights))
-    if changes != weights._version:
-        copy = weights.float()
-        _in_float32[weights] = weights._version, copy
-    return copy
+def _product(x: Tensor, weights: Tensor) -> Tensor:
+    best = weights.dtype if len(x) >= _MANY_TOKENS else torch.float32
+    return x.to(best) @ weights.to(best).T
 
 
 def _runs_of(wrapper: Any) -> _Runs:
@@ -115,10 +104,8 @@ class _OneSlot:
         """Add to their rows of `y` what their rows of `x` give."""
         rows, begin = x[self.tokens], 0
         for a, b, width in layers:
-            wide = _fast(b, len(rows))[self.slot, 0]
-            rows = rows.to(wide.dtype)
-            shrunk = rows if a is None else rows @ _fast(a, len(rows))[self.slot, 0].T
-            product = (shrunk @ wide.T)[:, :width]  # either may be padded
+            shrunk = rows if a is None else _product(rows, a[self.slot, 0])
+            product = _product(shrunk, b[self.slot, 0])[:, :width]  # either may be padded
             _add_rows(y[:, begin : begin + product.shape[1]], self.tokens, product, scale)
             begin += width
 
@@ -136,13 +123,12 @@ class _AllSlots:
 
     def add(self, x: Tensor, layers: _Layers, y: Tensor, scale: float) -> None:
         """Add to their rows of `y` what their rows of `x` give."""
-        slots = layers[0][1].shape[0]
-        rows, products = x.index_select(0, self.gather).view(slots, -1, x.shape[1]), []
+        kind, slots = layers[0][1].dtype, layers[0][1].shape[0]
+        rows = x.index_select(0, self.gather).to(kind).view(slots, -1, x.shape[1])
+        products = []
         for a, b, width in layers:
-            wide = _fast(b, rows.shape[1])
-            rows = rows.to(wide.dtype)
-            shrunk = rows if a is None else torch.bmm(rows, _fast(a, rows.shape[1])[:, 0].transpose(1, 2))
-            products.append(torch.bmm(shrunk, wide[:, 0].transpose(1, 2))[..., :width])  # either may be padded
+            shrunk = rows if a is None else torch.bmm(rows, a[:, 0].transpose(1, 2))
+            products.append(torch.bmm(shrunk, b[:, 0].transpose(1, 2))[..., :width])  # either may be padded
         product = (torch.cat(products, -1) if len(products) > 1 else products[0]).flatten(0, 1)
         _add_rows(y[:, : product.shape[1]], self.tokens, product.index_select(0, self.scatter), scale)
 

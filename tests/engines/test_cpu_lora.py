@@ -89,19 +89,3 @@ def test_embeddings_get_the_same(runs: list[tuple[int, int]]) -> None:
     _cpu_lora.add_lora_embedding(wrapper(runs, is_prefill=True), y, x, b, add_inputs=True)
 
     torch.testing.assert_close(y, 1 + wanted(x, b, slots), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("runs", [STEPS["one"], STEPS["mixed"]], ids=["one", "mixed"])
-def test_an_adapter_that_is_loaded_into_a_slot_takes_the_place_of_what_was_there(runs: list[tuple[int, int]]) -> None:
-    slots = [slot for slot, count in runs for _ in range(count)]
-    x, told = weights(len(slots), WIDE).bfloat16(), wrapper(runs, is_prefill=False)
-    a, b = weights(SLOTS, 1, RANK, WIDE).bfloat16(), weights(SLOTS, 1, OUT[0], RANK).bfloat16()
-    _cpu_lora.add_lora_linear(told, torch.zeros(len(slots), OUT[0]).bfloat16(), x, [a], [b], 1.0, OUT[:1])
-
-    with torch.inference_mode():
-        b[slots[0]].copy_(-2.0 * b[slots[0]])  # as vLLM loads one
-    y = torch.zeros(len(slots), OUT[0]).bfloat16()
-    _cpu_lora.add_lora_linear(told, y, x, [a], [b], 1.0, OUT[:1])
-
-    expected = wanted(wanted(x.float(), a.float(), slots), b.float(), slots)
-    torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.02 * expected.std().item())
