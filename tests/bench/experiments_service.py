@@ -29,7 +29,7 @@ from tests.service_process import adapter_policy
 
 _SETTINGS = {"engine": "vllm_local", "policy": "champion", "timeouts__recommend_s": "10"}
 _TOKENS = 24  # of every list, so that adapters that write longer ones cost no more
-_ADAPTERS, _ROUNDS, _REQUESTS, _AT_ONCE = 8, 8, 192, 32  # as many at once as the benchmark of serving
+_ADAPTERS, _ROUNDS, _REQUESTS, _AT_ONCE = 8, 16, 192, 32  # as many at once as the benchmark of serving
 _PEOPLE, _DAY_S, _DAYS = 120, 60, 6  # a day of 60 s, after each of which the nightly rule decides
 _TAKEN_UP_S = 60.0
 
