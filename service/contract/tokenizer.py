@@ -4,10 +4,10 @@ It knows nothing about tasks; what people typed can never become a special token
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tokenizers.decoders import DecodeStream
 from service.contract.engine import Distinct
 from service.contract.errors import ArtifactError
 from service.contract.query_text import match_key, one_line
+from service.contract.token_bytes import bytes_of_tokens
 
 _CONTENT = "\u0001content\u0001"  # cannot occur in a template
 
@@ -60,6 +61,7 @@ class PromptTokenizer:
                 f"The separator {text_format.separator!r} is {len(self.separator_ids)} tokens in {path}, not one. "
                 "Usually the manifest belongs to another tokenizer: publish the policy again with its own."
             )
+        self._token_bytes = bytes_of_tokens(self._specials)
         self._token_text = lru_cache(maxsize=65_536)(lambda token_id: self.decode((token_id,)))
 
     def encode(self, text: str) -> list[int]:
@@ -98,6 +100,17 @@ class PromptTokenizer:
         if "".join(pieces) != text:  # a character is split over tokens, or the decoder looks at neighbours
             return self._streamed_ends(token_ids, len(text))
         return list(accumulate(map(len, pieces)))
+
+    def token_bytes(self, token_ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, (T,). Together they are the text, but for a space that a decoder leaves out in front.
+
+        Of tokens that share a character, where the decoder does not tell its bytes, the first has it all.
+        """
+        if self._token_bytes is not None:
+            return [self._token_bytes(token_id) for token_id in token_ids]
+        text = self.decode(list(token_ids))
+        ends = self._streamed_ends(tuple(token_ids), len(text))
+        return [text[begin:end].encode() for begin, end in pairwise([0, *ends])]
 
     def _streamed_ends(self, token_ids: tuple[int, ...], length: int) -> list[int]:
         ends: list[int] = []

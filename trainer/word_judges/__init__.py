@@ -1,0 +1,68 @@
+"""One file per judge of words, found by its file name: it says of each word, and of the whole response, whether it is relevant.
+
+They know nothing about tokens, models or rewards (TPPO 3.2, phase I).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from service.contract.errors import ConfigurationError
+from service.contract.settings import Settings
+from service.contract.types import PromptContext
+from trainer.audience.scene import Scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a judge is shown.
+
+    `words`: of each query, in order. `scene`: what a simulated person needs, which no real log says; for judges that know it.
+    """
+
+    context: PromptContext
+    queries: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
+    scene: Scene | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether each word is relevant, query by query, and whether the response is as a whole."""
+
+    words: tuple[tuple[bool, ...], ...]
+    whole: bool
+
+
+class WordJudge(Protocol):
+    """Judges responses. `name`: its file."""
+
+    name: str
+
+    def judge(self, asked: Sequence[Asked]) -> list[Judgement | None]:
+        """One judgement for each response; None where the judge did not come to one, which is never taken for a verdict.
+
+        Raises:
+            JudgeError: It cannot be reached at all.
+            ConfigurationError: It cannot judge what it is asked about.
+        """
+        ...
+
+
+def get_word_judge(name: str, settings: Settings) -> WordJudge:
+    """The judge in the file of that name, ready to be asked.
+
+    Raises:
+        ConfigurationError: There is no such judge, or `settings` lack what it needs.
+    """
+    if name not in names():
+        raise ConfigurationError(f"There is no judge of words {name!r}. They are {', '.join(names())}.")
+    return cast(WordJudge, import_module(f"{__name__}.{name}").create(settings))
+
+
+def names() -> list[str]:
+    """Every judge of words there is: the files here that define `create`."""
+    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
+    return [file.stem for file in files if "\ndef create(" in file.read_text(encoding="utf-8")]

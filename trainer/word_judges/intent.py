@@ -1,0 +1,56 @@
+"""Words judged by what the people of the simulated audience need: the truth of a scene, which no real log has.
+
+It knows nothing about embeddings or clicks. A query is relevant when it meets a need of the scene; a word of it is relevant
+when the query without the word meets that need less. What neither helps nor harms is as relevant as the query is.
+"""
+
+from collections.abc import Sequence
+
+from service.contract.errors import ConfigurationError
+from service.contract.settings import Settings
+from trainer.audience.constants import FIRST
+from trainer.audience.relevance import Reader
+from trainer.audience.scene import Scene
+from trainer.catalogue.catalogue import load_catalogue
+from trainer.word_judges import Asked, Judgement
+
+_MEETS = 0.5  # of a need: the query names its entity and shares half of its words
+_SAME = 1e-9
+
+
+class IntentJudge:
+    """Knows the needs of scenes; of a context without one it cannot say anything."""
+
+    name = "intent"
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def judge(self, asked: Sequence[Asked]) -> list[Judgement | None]:
+        """See `WordJudge`."""
+        return [self._judged(each) for each in asked]
+
+    def _judged(self, asked: Asked) -> Judgement:
+        if asked.scene is None:
+            raise ConfigurationError(
+                "The judge intent knows the needs of simulated people only, and this response has no scene. Use the judge "
+                "embedding or openai_http for a real log."
+            )
+        found, met = [], []
+        for query, words in zip(asked.queries, asked.words, strict=True):
+            whole = self._meets(asked.scene, query)
+            met.append(whole >= _MEETS)
+            lost = [
+                whole - self._meets(asked.scene, " ".join([*words[:k], *words[k + 1 :]])) for k in range(len(words))
+            ]
+            found.append(tuple(each > _SAME or (met[-1] and each > -_SAME) for each in lost))
+        return Judgement(tuple(found), bool(met) and sum(met) * 2 > len(met))
+
+    def _meets(self, scene: Scene, query: str) -> float:
+        """How well a query meets the need that it meets best."""
+        return float(self._reader.read(scene, query).meets.max())
+
+
+def create(_settings: Settings) -> IntentJudge:
+    """The judge of the first audience."""
+    return IntentJudge(Reader(load_catalogue(), kinship=FIRST.kinship))
