@@ -28,7 +28,7 @@ class Sequences:
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> "Sequences":
         """Prompts and what was written for each."""
-        rows, before, after = len(prompts), max(map(len, prompts)), max(1, *map(len, responses), 1)
+        rows, before, after = len(prompts), max(map(len, prompts)), max(1, *map(len, responses))
         ids = torch.zeros(rows, before + after, dtype=torch.long)
         attention = torch.zeros_like(ids)
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
@@ -68,8 +68,9 @@ class ActorCritic(nn.Module):  # type: ignore[misc]
 
     def forward(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Log-probabilities of all that might stand at each token of the responses, (B, T, V), and values before it, (B, T)."""
-        logits, hidden = _run(self.policy, sequences, hidden=True)
-        return logits.float().log_softmax(-1), self.value_head(hidden.float()).squeeze(-1)
+        found, written = _run(self.policy, sequences, output_hidden_states=True), sequences.tokens.shape[1]
+        hidden = found.hidden_states[-1][:, -written - 1 : -1]
+        return found.logits[:, :-1].float().log_softmax(-1), self.value_head(hidden.float()).squeeze(-1)
 
     def reference_logprobs(self, sequences: Sequences) -> Tensor:
         """Log-probabilities under the base without the adapter, (B, T). Only where there is an adapter to take off."""
@@ -80,7 +81,7 @@ class ActorCritic(nn.Module):  # type: ignore[misc]
 def logprobs_of(model: Any, sequences: Sequences) -> Tensor:
     """Log-probabilities of the tokens of responses under a causal model, (B, T), without gradients."""
     with torch.no_grad():
-        logits, _ = _run(model, sequences, hidden=False)
+        logits = _run(model, sequences).logits[:, :-1]
         return of_tokens(logits.float().log_softmax(-1), sequences.tokens)
 
 
@@ -89,16 +90,13 @@ def of_tokens(logprobs: Tensor, tokens: Tensor) -> Tensor:
     return logprobs.gather(-1, tokens[..., None]).squeeze(-1)
 
 
-def _run(model: Any, sequences: Sequences, *, hidden: bool) -> tuple[Tensor, Tensor]:
-    """Logits and last hidden states from which each token of the responses is predicted, (B, T, V) and (B, T, H)."""
-    width = sequences.tokens.shape[1] + 1
-    found = model(
+def _run(model: Any, sequences: Sequences, **options: Any) -> Any:
+    """The model's outputs; its logits are those that the tokens of the responses are predicted from, and one more at last."""
+    return model(
         input_ids=sequences.ids,
         attention_mask=sequences.attention,
         position_ids=(sequences.attention.cumsum(-1) - 1).clamp(min=0),
-        output_hidden_states=hidden,
-        logits_to_keep=width,  # of the prompts nothing is asked
+        logits_to_keep=sequences.tokens.shape[1] + 1,  # of the prompts nothing is asked
         use_cache=False,
+        **options,
     )
-    last = found.hidden_states[-1][:, -width:-1] if hidden else found.logits[:, :0]
-    return found.logits[:, :-1], last

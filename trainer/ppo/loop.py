@@ -142,7 +142,8 @@ def _look_back(
     kl = maths.kl_penalty(logprobs, from_reference, mask)
     rewards = maths.token_rewards(paid, kl, mask, beta=beta)
     gains, returns = maths.advantages(rewards, values, mask, discount=config.discount, decay=config.decay)
-    total = _Totals(accelerator, tokens=mask.sum(), rows=torch.tensor(len(written)))
+    total = _Totals(accelerator, mask)
+    rows = total.of(torch.tensor(len(written)))
     mean = total.of(gains) / total.tokens
     deviation = math.sqrt(max(0.0, total.of(gains.square()) / total.tokens - mean**2))
     unexplained = total.of(((returns - values) * mask).square()) / total.tokens
@@ -154,12 +155,11 @@ def _look_back(
         maths.whitened(gains, mask, mean=mean, deviation=deviation),
         returns,
         {
-            "reward": total.of(paid * mask) / total.rows,
-            "kl": total.of(kl) / total.rows,
+            "reward": total.of(paid * mask) / rows,
+            "kl": total.of(kl) / rows,
             "entropy": total.of(entropy * mask) / total.tokens,
-            "length": total.tokens / total.rows,
-            "failures": total.of(torch.tensor([float(each.response.problem is not None) for each in written]))
-            / total.rows,
+            "length": total.tokens / rows,
+            "failures": total.of(torch.tensor([float(each.response.problem is not None) for each in written])) / rows,
             "explained": 1.0 - unexplained / spread if spread > 0 else 0.0,
         },
     )
@@ -182,7 +182,7 @@ def _learn(
         )
         policy, clipped = maths.policy_loss(logprobs, old, gains, mask, clip=config.clip)
         value = maths.value_loss(values, before, returns, mask, clip=config.value_clip)
-        total = _Totals(accelerator, tokens=mask.sum(), rows=torch.tensor(len(mask)))
+        total = _Totals(accelerator, mask)
         # Processes take the mean of their gradients: times their number it is the sum, over all tokens of the batch.
         loss = (policy + config.value_weight * value).sum() * accelerator.num_processes / total.tokens
         measured = {
@@ -200,11 +200,11 @@ def _learn(
 
 
 class _Totals:
-    """Sums over all processes."""
+    """Sums over all processes. `tokens`: how many the mask says were written, at least 1."""
 
-    def __init__(self, accelerator: Accelerator, *, tokens: Tensor, rows: Tensor) -> None:
+    def __init__(self, accelerator: Accelerator, mask: Tensor) -> None:
         self._accelerator = accelerator
-        self.tokens, self.rows = max(1.0, self.of(tokens)), self.of(rows)
+        self.tokens = max(1.0, self.of(mask))
 
     def of(self, values: Tensor) -> float:
         mine = values.detach().double().sum().to(self._accelerator.device)

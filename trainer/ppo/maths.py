@@ -108,14 +108,6 @@ def token_rewards(earned: Tensor, kl: Tensor, mask: Tensor, *, beta: float) -> T
     return _written(earned - beta * kl, mask)
 
 
-def at_the_end(rewards: Tensor, mask: Tensor) -> Tensor:
-    """One reward a response, (B,), paid at its last token, (B, T): sentence-level PPO. An empty response earns nothing."""
-    paid = torch.zeros(mask.shape, dtype=rewards.dtype)
-    written = mask.any(1)
-    paid[written, mask.sum(1)[written] - 1] = rewards[written]
-    return paid
-
-
 @dataclass(slots=True)
 class AdaptiveKl:
     """The beta that keeps the divergence near a target (Ziegler and others, 2019, 2.2).

@@ -18,6 +18,7 @@ from service.contract.engine import Adapter, Completion, Engine, Sampling
 from service.contract.policy import Policy
 from service.contract.tasks import get_task
 from service.contract.tokenizer import PromptTokenizer
+from trainer.candidates.query_sampler import seed_of
 from trainer.encoding import PROMPT_BUDGET
 from trainer.ppo.actor_critic import ActorCritic, Sequences
 from trainer.prompts import AlignmentPrompt
@@ -72,7 +73,7 @@ class EngineRollouts:
             max_tokens=self._max_tokens,
             temperature=1.0,
             top_p=1.0,
-            seed=_seed(self._seed, step, prompt.prompt_id),
+            seed=seed_of(self._seed, step, prompt.prompt_id),
             stop_token_ids=self._policy.tokenizer.eos_ids,
         )
 
@@ -105,7 +106,7 @@ class ModelRollouts:
         for at in range(0, len(prompts), self._at_once):
             batch = prompts[at : at + self._at_once]
             asked = [prompt_ids_of(prompt, self._tokenizer) for prompt in batch]
-            seed = _seed(self._seed, step, *(prompt.prompt_id for prompt in batch))
+            seed = seed_of(self._seed, step, *(prompt.prompt_id for prompt in batch))
             found += [
                 rollout(prompt, ids, written, self._tokenizer)
                 for prompt, ids, written in zip(batch, asked, self._sample(actor, asked, seed), strict=True)
@@ -154,7 +155,3 @@ def _until_the_end(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
         if token_id in ends:
             return tuple(ids[: number + 1])
     return tuple(ids)
-
-
-def _seed(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""One file per source of rewards for token-level PPO, found by its file name.
+"""One file per source of rewards for token-level PPO.
 
 They know nothing about advantages or losses. What a token earns is worked out before anything is taken for divergence.
 """

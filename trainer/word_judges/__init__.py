@@ -51,6 +51,16 @@ class WordJudge(Protocol):
         ...
 
 
+def without_each(words: Sequence[str]) -> list[str]:
+    """A query without one of its words, for each of them."""
+    return [" ".join([*words[:k], *words[k + 1 :]]) for k in range(len(words))]
+
+
+def mostly(relevant: Sequence[bool]) -> bool:
+    """Whether a response is relevant as a whole: more than half of its queries are."""
+    return sum(relevant) * 2 > len(relevant)
+
+
 def get_word_judge(name: str, settings: Settings) -> WordJudge:
     """The judge in the file of that name, ready to be asked.
 

@@ -14,7 +14,7 @@ from service.contract.settings import Settings
 from service.contract.types import PromptContext
 from trainer.judges import Similar
 from trainer.judges.embedding import installed_embedder
-from trainer.word_judges import Asked, Judgement
+from trainer.word_judges import Asked, Judgement, mostly, without_each
 
 _NEWEST = 10  # texts of a history
 
@@ -51,7 +51,7 @@ class EmbeddingWordJudge:
             near.append(whole >= self._near)
             without = [_nearest(vectors[text], known) for text in _without_each(words)]
             found.append(tuple(self._is_relevant(whole - rest, near[-1]) for rest in without))
-        return Judgement(tuple(found), bool(near) and sum(near) * 2 > len(near))
+        return Judgement(tuple(found), mostly(near))
 
     def _is_relevant(self, lost: float, near: bool) -> bool:
         return lost >= self._loses or (near and lost > -self._gains)
@@ -74,7 +74,7 @@ def _known(context: PromptContext) -> list[str]:
 
 
 def _without_each(words: Sequence[str]) -> list[str]:
-    return [match_key(" ".join([*words[:k], *words[k + 1 :]])) for k in range(len(words))]
+    return [match_key(text) for text in without_each(words)]
 
 
 def _nearest(vector: Vectors, known: Sequence[Vectors]) -> float:

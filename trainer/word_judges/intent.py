@@ -12,7 +12,7 @@ from trainer.audience.constants import FIRST
 from trainer.audience.relevance import Reader
 from trainer.audience.scene import Scene
 from trainer.catalogue.catalogue import load_catalogue
-from trainer.word_judges import Asked, Judgement
+from trainer.word_judges import Asked, Judgement, mostly, without_each
 
 _MEETS = 0.5  # of a need: the query names its entity and shares half of its words
 _SAME = 1e-9
@@ -40,11 +40,9 @@ class IntentJudge:
         for query, words in zip(asked.queries, asked.words, strict=True):
             whole = self._meets(asked.scene, query)
             met.append(whole >= _MEETS)
-            lost = [
-                whole - self._meets(asked.scene, " ".join([*words[:k], *words[k + 1 :]])) for k in range(len(words))
-            ]
+            lost = [whole - self._meets(asked.scene, text) for text in without_each(words)]
             found.append(tuple(each > _SAME or (met[-1] and each > -_SAME) for each in lost))
-        return Judgement(tuple(found), bool(met) and sum(met) * 2 > len(met))
+        return Judgement(tuple(found), mostly(met))
 
     def _meets(self, scene: Scene, query: str) -> float:
         """How well a query meets the need that it meets best."""

@@ -185,14 +185,6 @@ def test_an_unsure_class_earns_what_it_is_expected_to():
     assert centred == pytest.approx((0.5 - 0.3) / 2)
 
 
-def test_a_reward_of_a_response_is_paid_at_its_last_token():
-    mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
-
-    paid = maths.at_the_end(torch.tensor([2.0, 3.0, 4.0]), mask)
-
-    assert paid.tolist() == [[0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]]
-
-
 def test_beta_follows_the_divergence_and_never_by_more_than_a_fifth_of_the_share():
     far, near, fixed = (
         maths.AdaptiveKl(0.1, 4.0, 1_000),

@@ -86,3 +86,13 @@ def test_sources_are_mixed_by_weight_and_paid_at_the_end_as_a_sum(source, tokeni
     expected = [0.5 * value for value in earned]
     expected[-1] += 2.0 * sum(earned)
     assert mixed == pytest.approx(expected)
+
+
+def test_a_reward_of_a_response_is_paid_at_its_last_token():
+    class Pays:
+        name = "pays"
+
+        def earned(self, rollouts):
+            return [[1.5, 0.5], [1.0, 1.0, 1.0], []]
+
+    assert AtTheEnd(Pays()).earned([]) == [[0.0, 2.0], [0.0, 0.0, 3.0], []]
