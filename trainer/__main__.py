@@ -3,14 +3,17 @@
 It knows how to ask and how to show; torch is imported only inside a command.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from service.contract.commands import say
+from trainer.ppo.__main__ import app as ppo_app
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Teach a policy.")
+app.add_typer(ppo_app)  # its commands stand beside these
 
 ChosenWeight = Annotated[
     float, typer.Option(help="What DPO gives to the likelihood of chosen lists; 0 is DPO as it was published.", min=0)
@@ -54,7 +57,7 @@ def train_sft(
         seed=seed,
     )
     digest = sft(base, output, work, config, version=version, quiet=as_json)
-    _say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
+    say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
 
 
 @app.command("preferences")
@@ -113,7 +116,7 @@ def train_preferences(
     )
     if outcome.manifest_sha256:  # else another process tells
         told = {"version": version, "directory": str(output), "manifest_sha256": outcome.manifest_sha256}
-        _say({**told, **outcome.metrics}, as_json)
+        say({**told, **outcome.metrics}, as_json)
 
 
 @app.command("align")
@@ -179,7 +182,7 @@ def align_policy(
             ),
         ),
     )
-    _say(run_alignment(wanted, quiet=as_json), as_json)
+    say(run_alignment(wanted, quiet=as_json), as_json)
 
 
 @app.command("base")
@@ -201,7 +204,7 @@ def train_base(
     config = PretrainConfig(total_tokens=total_tokens, max_minutes=max_minutes, seed=seed, compile=compile_model)
     starter = StarterConfig(work=work, destination=output.parent, version=version, pretrain=config, real_data=real_data)
     digest = make_base(starter, output, quiet=as_json)
-    _say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
+    say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
 
 
 @app.command("starter")
@@ -247,7 +250,7 @@ def train_starter(
         real_data=real_data,
     )
     qualities = make_starter(config, quiet=as_json)
-    _say({name: asdict(quality) for name, quality in qualities.items()}, as_json)
+    say({name: asdict(quality) for name, quality in qualities.items()}, as_json)
 
 
 @app.command("evaluate")
@@ -265,7 +268,7 @@ def evaluate_policy(
 
     found = asyncio.run(measure(load_policy(policy), engine))
     latencies = {f"latency_p{percent}_ms": latency_ms(found.unseen, percent / 100) for percent in (50, 95)}
-    _say({**asdict(found.quality), "on_kind_share": found.on_kind, **latencies}, as_json)
+    say({**asdict(found.quality), "on_kind_share": found.on_kind, **latencies}, as_json)
 
 
 simulate = typer.Typer(add_completion=False, help="Let simulated people use a running service.")
@@ -318,11 +321,7 @@ def simulate_people(
     tally = asyncio.run(simulate_crowd(audience, config, reporter(None, every_s=5.0, quiet=as_json)))
     result = {"audience": audience.constants.name, "digest": audience.constants.digest(), **tally.figures()}
     rungs = {f"served by {rung}": count for rung, count in sorted(tally.rungs.items())}
-    _say(result | rungs | dict(tally.failures), as_json)
-
-
-def _say(result: dict[str, Any], as_json: bool) -> None:
-    typer.echo(json.dumps(result) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    say(result | rungs | dict(tally.failures), as_json)
 
 
 if __name__ == "__main__":

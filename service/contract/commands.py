@@ -57,6 +57,11 @@ def print_table(
     Console().print(table)
 
 
+def say(result: Mapping[str, Any], as_json: bool) -> None:
+    """Write what a command came to: one line of JSON, or a line for each part of it."""
+    print(json.dumps(result) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+
+
 def print_json(value: Any) -> None:
     """Write `value` to stdout; what JSON does not know becomes text."""
     print(json.dumps(value, default=str, indent=2))

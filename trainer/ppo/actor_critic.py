@@ -43,7 +43,7 @@ class Sequences:
         before = self.ids.shape[1] - width
         used = attention.any(0)
         first = int(used[:before].long().argmax()) if before else 0
-        after = max(1, int(self.mask[chosen].sum(1).max()))
+        after = max(1, int(used[before:].sum()))
         columns = slice(first, before + after)
         return Sequences(
             self.ids[chosen, columns], attention[:, columns], self.tokens[chosen, :after], self.mask[chosen, :after]

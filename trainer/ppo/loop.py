@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -121,7 +121,7 @@ def _look_back(
     model: Any,
     reference: Any,
     written: Sequence[Rollout],
-    earned: Sequence[Sequence[float]],
+    earned: Sequence[Sequence[float] | None],
     beta: float,
     config: PpoConfig,
 ) -> _Seen:
@@ -130,7 +130,7 @@ def _look_back(
     Log-probabilities are those of this model, not the engine's: its arithmetic is another, and a ratio of 1 must be 1.
     """
     sequences = Sequences.of([each.prompt_ids for each in written], [each.response.ids for each in written])
-    sequences = sequences.to(accelerator.device)
+    sequences = _without_unjudged(sequences, earned).to(accelerator.device)
     actor = accelerator.unwrap_model(model)
     parts = [slice(at, at + config.batch_size) for at in range(0, len(written), config.batch_size)]
     looked = [_padded(_look(actor, reference, sequences.rows(part)), sequences) for part in parts]
@@ -138,12 +138,14 @@ def _look_back(
     mask = sequences.mask
     paid = torch.zeros(mask.shape, device=mask.device)
     for row, each in enumerate(earned):
-        paid[row, : len(each)] = torch.tensor(each, dtype=torch.float32)
+        if each:
+            paid[row, : len(each)] = torch.tensor(each, dtype=torch.float32)
     kl = maths.kl_penalty(logprobs, from_reference, mask)
     rewards = maths.token_rewards(paid, kl, mask, beta=beta)
     gains, returns = maths.advantages(rewards, values, mask, discount=config.discount, decay=config.decay)
     total = _Totals(accelerator, mask)
-    rows = total.of(torch.tensor(len(written)))
+    judged = [each is not None for each in earned]
+    rows = max(1.0, total.of(torch.tensor(judged)))
     mean = total.of(gains) / total.tokens
     deviation = math.sqrt(max(0.0, total.of(gains.square()) / total.tokens - mean**2))
     unexplained = total.of(((returns - values) * mask).square()) / total.tokens
@@ -159,10 +161,18 @@ def _look_back(
             "kl": total.of(kl) / rows,
             "entropy": total.of(entropy * mask) / total.tokens,
             "length": total.tokens / rows,
-            "failures": total.of(torch.tensor([float(each.response.problem is not None) for each in written])) / rows,
+            "failures": total.of(torch.tensor([float(each.response.problem is not None) for each in written]))
+            / config.prompts,
+            "unjudged": config.prompts - rows,
             "explained": 1.0 - unexplained / spread if spread > 0 else 0.0,
         },
     )
+
+
+def _without_unjudged(sequences: Sequences, earned: Sequence[Sequence[float] | None]) -> Sequences:
+    """The same with nothing to learn in responses of which nobody can say what they earn."""
+    judged = torch.tensor([each is not None for each in earned])
+    return replace(sequences, mask=sequences.mask & judged[:, None])
 
 
 def _learn(

@@ -7,7 +7,8 @@ then is the ratio to the policy that wrote it 1.
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,52 @@ class Rollouts(Protocol):
         ...
 
 
+async def sample(
+    engine: Engine,
+    policy: Policy,
+    prompts: Sequence[AlignmentPrompt],
+    *,
+    seed: int,
+    max_tokens: int,
+    adapter: Adapter | None,
+) -> list[Rollout]:
+    """One response for each prompt at temperature 1; seed and prompt decide it."""
+    ends = policy.tokenizer.eos_ids
+
+    def how(prompt: AlignmentPrompt) -> Sampling:
+        its_seed = seed_of(seed, prompt.prompt_id)
+        return Sampling(max_tokens=max_tokens, temperature=1.0, top_p=1.0, seed=its_seed, stop_token_ids=ends)
+
+    return await _written(engine, policy, prompts, how, adapter)
+
+
+async def as_served(
+    engine: Engine, policy: Policy, prompts: Sequence[AlignmentPrompt], *, seed: int, max_tokens: int
+) -> list[Rollout]:
+    """One response for each prompt in the policy's own decoding, as a service would show it."""
+
+    def how(prompt: AlignmentPrompt) -> Sampling:
+        return policy.sampling(prompt.context, max_tokens=max_tokens, seed=seed_of(seed, prompt.prompt_id))
+
+    return await _written(engine, policy, prompts, how, policy.adapter)
+
+
+async def _written(
+    engine: Engine,
+    policy: Policy,
+    prompts: Sequence[AlignmentPrompt],
+    how: Callable[[AlignmentPrompt], Sampling],
+    adapter: Adapter | None,
+) -> list[Rollout]:
+    asked = [prompt_ids_of(prompt, policy.tokenizer) for prompt in prompts]
+
+    async def one(prompt: AlignmentPrompt, ids: tuple[int, ...]) -> Rollout:
+        [completion] = await engine.generate(f"rollout-{uuid.uuid4().hex}", ids, how(prompt), adapter)
+        return rollout(prompt, ids, _ids_of(completion), policy.tokenizer)
+
+    return list(await asyncio.gather(*(one(*each) for each in zip(prompts, asked, strict=True))))
+
+
 class EngineRollouts:
     """An engine, which is started already on the base of the policy; it takes the adapter of every step as a new one."""
 
@@ -53,36 +100,19 @@ class EngineRollouts:
 
     async def write(self, actor: ActorCritic, prompts: Sequence[AlignmentPrompt], step: int) -> list[Rollout]:
         """See `Rollouts`."""
-        adapter = self._saved(actor, step)
-        tokenizer = self._policy.tokenizer
-        asked = [prompt_ids_of(prompt, tokenizer) for prompt in prompts]
-        written = await asyncio.gather(
-            *(
-                self._engine.generate(f"ppo-{step}-{number}", ids, self._sampling(prompt, step), adapter)
-                for number, (prompt, ids) in enumerate(zip(prompts, asked, strict=True))
-            )
+        adapter, seed = self._saved(actor, step), seed_of(self._seed, step)
+        written = await sample(
+            self._engine, self._policy, prompts, seed=seed, max_tokens=self._max_tokens, adapter=adapter
         )
         await self._forget(adapter)
-        return [
-            rollout(prompt, ids, _ids_of(completion), tokenizer)
-            for prompt, ids, [completion] in zip(prompts, asked, written, strict=True)
-        ]
-
-    def _sampling(self, prompt: AlignmentPrompt, step: int) -> Sampling:
-        return Sampling(
-            max_tokens=self._max_tokens,
-            temperature=1.0,
-            top_p=1.0,
-            seed=seed_of(self._seed, step, prompt.prompt_id),
-            stop_token_ids=self._policy.tokenizer.eos_ids,
-        )
+        return written
 
     def _saved(self, actor: ActorCritic, step: int) -> Adapter:
-        place = self._work / f"step-{step}"
-        shutil.rmtree(place, ignore_errors=True)
+        # Never a name that an engine may have cached by.
+        name = f"ppo-{self._work.name}-{step}-{uuid.uuid4().hex[:8]}"
+        place = self._work / name
         actor.policy.save_pretrained(place, selected_adapters=["default"], save_embedding_layers=False)
-        name = f"ppo-{self._work.name}-{step}"
-        number = int.from_bytes(hashlib.sha256(f"{name}:{self._work}".encode()).digest()[:4]) & 0x7FFFFFFF or 1
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) & 0x7FFFFFFF or 1
         return Adapter(name, number, str(place.absolute()))
 
     async def _forget(self, adapter: Adapter) -> None:

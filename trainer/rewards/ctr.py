@@ -5,24 +5,26 @@ It knows nothing about judges. The gains of a list add up to its reward, so that
 
 from collections.abc import Sequence
 
-from ctr.predictor import Predictor, Reward
+from ctr.predictor import Predictor, Reward, open_predictor
+from service.contract.errors import ConfigurationError
 from service.contract.tasks import get_task
 from service.contract.tokenizer import PromptTokenizer
 from trainer.ppo.rollout import Rollout
+from trainer.rewards import Earned, Given
 from trainer.words import Response
 
 
 class CtrReward:
     """One click predictor. A query that repeats another or goes past N earns nothing, and so does one that was cut."""
 
-    name = "ctr"
+    name, is_model = "ctr", True
 
     def __init__(self, predictor: Predictor, tokenizer: PromptTokenizer) -> None:
         self._predictor = predictor
         of_its_own = tokenizer.format.separator_is_token  # else it is text, and any token may follow a query
         self._ends = {*tokenizer.separator_ids, *tokenizer.eos_ids} if of_its_own else None
 
-    def earned(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
+    def earned(self, rollouts: Sequence[Rollout]) -> Earned:
         """See `RewardSource`."""
         p = self._predictor.p_click_lists([(each.prompt.context, each.response.queries) for each in rollouts])
         return [self._paid(rollout, list(map(float, found))) for rollout, found in zip(rollouts, p, strict=True)]
@@ -42,3 +44,12 @@ class CtrReward:
         """The token that ends the query that ends at byte `end`: a separator, or the end of sequence; None where it was cut."""
         after = (token for token, (begin, _) in enumerate(response.spans) if begin >= end)
         return next((token for token in after if self._ends is None or response.ids[token] in self._ends), None)
+
+
+def create(given: Given) -> CtrReward:
+    """The source with the predictor that was given."""
+    if given.predictor is None:
+        raise ConfigurationError(
+            "The reward ctr needs a click predictor. Train one with `nextquery ctr train`, and give its directory."
+        )
+    return CtrReward(open_predictor(given.predictor), given.policy.tokenizer)

@@ -3,11 +3,11 @@
 They know nothing about tokens, models or rewards (TPPO 3.2, phase I).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from service.contract.errors import ConfigurationError
 from service.contract.settings import Settings
@@ -36,19 +36,66 @@ class Judgement:
     whole: bool
 
 
+Vote = Literal["first", "second", "neither"]
+"""Which of two responses is better."""
+
+
 class WordJudge(Protocol):
-    """Judges responses. `name`: its file."""
+    """Judges responses; None wherever it did not come to a verdict, which is never taken for one.
+
+    `name`: its file. `spent`: what asking cost so far, by name; nothing for a judge that costs nothing.
+
+    Raises:
+        JudgeError: It cannot be reached at all.
+        ConfigurationError: It cannot judge what it is asked about.
+    """
 
     name: str
 
-    def judge(self, asked: Sequence[Asked]) -> list[Judgement | None]:
-        """One judgement for each response; None where the judge did not come to one, which is never taken for a verdict.
+    @property
+    def spent(self) -> Mapping[str, int]: ...
 
-        Raises:
-            JudgeError: It cannot be reached at all.
-            ConfigurationError: It cannot judge what it is asked about.
-        """
+    def judge(self, asked: Sequence[Asked]) -> list[Judgement | None]:
+        """Each word first, then the response as a whole: the paper's token-level template."""
         ...
+
+    def whole(self, asked: Sequence[Asked]) -> list[bool | None]:
+        """Whether each response is relevant, asked for directly: the paper's sentence-level template."""
+        ...
+
+    def votes(self, pairs: Sequence[tuple[Asked, Asked]]) -> list[Vote | None]:
+        """Which of two responses to one person is better."""
+        ...
+
+
+class GradingJudge:
+    """What judges have in common that give a response a grade, and no price.
+
+    A response is relevant from the grade `enough` on, and better than another from a lead of `lead` on.
+    """
+
+    spent: Mapping[str, int] = {}
+
+    def __init__(self, *, enough: float, lead: float) -> None:
+        self._enough, self._lead = enough, lead
+
+    def grades(self, asked: Sequence[Asked]) -> list[float]:
+        """How relevant each response is."""
+        raise NotImplementedError
+
+    def whole(self, asked: Sequence[Asked]) -> list[bool | None]:
+        """See `WordJudge`."""
+        return [grade >= self._enough for grade in self.grades(asked)]
+
+    def votes(self, pairs: Sequence[tuple[Asked, Asked]]) -> list[Vote | None]:
+        """See `WordJudge`."""
+        grades = self.grades([each for pair in pairs for each in pair])
+        return [self._vote(first - second) for first, second in zip(grades[::2], grades[1::2], strict=True)]
+
+    def _vote(self, lead: float) -> Vote:
+        if abs(lead) < self._lead:
+            return "neither"
+        return "first" if lead > 0 else "second"
 
 
 def without_each(words: Sequence[str]) -> list[str]:

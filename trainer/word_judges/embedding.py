@@ -14,14 +14,15 @@ from service.contract.settings import Settings
 from service.contract.types import PromptContext
 from trainer.judges import Similar
 from trainer.judges.embedding import installed_embedder
-from trainer.word_judges import Asked, Judgement, mostly, without_each
+from trainer.word_judges import Asked, GradingJudge, Judgement, mostly, without_each
 
 _NEWEST = 10  # texts of a history
+_LEAD = 0.01  # of a cosine: less is nothing that anybody would see
 
 Vectors = NDArray[np.float32]
 
 
-class EmbeddingWordJudge:
+class EmbeddingWordJudge(GradingJudge):
     """Judges by the vectors of `similar`."""
 
     name = "embedding"
@@ -35,13 +36,27 @@ class EmbeddingWordJudge:
             loses: what a query loses at least without a word that is relevant by itself.
             gains: what it gains at least without a word that is not.
         """
+        super().__init__(enough=near, lead=_LEAD)
         self._similar, self._near, self._loses, self._gains = similar, near, loses, gains
 
     def judge(self, asked: Sequence[Asked]) -> list[Judgement | None]:
         """See `WordJudge`."""
-        texts = list(dict.fromkeys(text for each in asked for text in _texts(each)))
-        vectors = dict(zip(texts, self._similar.vectors(texts), strict=True)) if texts else {}
+        vectors = self._vectors([text for each in asked for text in _texts(each)])
         return [self._judged(each, vectors) for each in asked]
+
+    def grades(self, asked: Sequence[Asked]) -> list[float]:
+        """The mean of how near each query is to the history; 0 for none."""
+        vectors = self._vectors([text for each in asked for text in _whole_texts(each)])
+        found = []
+        for each in asked:
+            known = [vectors[text] for text in _known(each.context)]
+            near = [_nearest(vectors[match_key(query)], known) for query in each.queries]
+            found.append(sum(near) / max(1, len(near)))
+        return found
+
+    def _vectors(self, texts: Sequence[str]) -> dict[str, Vectors]:
+        distinct = list(dict.fromkeys(texts))
+        return dict(zip(distinct, self._similar.vectors(distinct), strict=True)) if distinct else {}
 
     def _judged(self, asked: Asked, vectors: dict[str, Vectors]) -> Judgement:
         known = [vectors[text] for text in _known(asked.context)]
@@ -63,8 +78,11 @@ def create(_settings: Settings) -> EmbeddingWordJudge:
 
 
 def _texts(asked: Asked) -> list[str]:
-    queries = [match_key(query) for query in asked.queries]
-    return [*_known(asked.context), *queries, *(text for words in asked.words for text in _without_each(words))]
+    return [*_whole_texts(asked), *(text for words in asked.words for text in _without_each(words))]
+
+
+def _whole_texts(asked: Asked) -> list[str]:
+    return [*_known(asked.context), *(match_key(query) for query in asked.queries)]
 
 
 def _known(context: PromptContext) -> list[str]:

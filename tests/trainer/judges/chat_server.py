@@ -28,6 +28,7 @@ class ChatServer:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     pause_s: float = 0.0
+    usual: Play | None = None
     at_once: int = 0
     most_at_once: int = 0
 
@@ -43,7 +44,7 @@ class ChatServer:
         self.bodies.append(body)
         self.headers.append(headers)
         self.at_once -= 1
-        play = self.plays.pop(0) if self.plays else good
+        play = self.plays.pop(0) if self.plays else self.usual or good
         return play(body)
 
 
@@ -59,11 +60,26 @@ def verdicts(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"list": each["list"], "overlaps": _overlaps(each["queries"], known)} for each in question["lists"]]
 
 
-def said(content: str | None, *, finish_reason: str = "stop", refusal: str | None = None) -> Response:
-    """A chat completion."""
+def relevant(body: dict[str, Any]) -> Response:
+    """What a judge of words says who looks for a word in the history: of words, of wholes or of pairs, as it is asked."""
+    question = json.loads(body["messages"][1]["content"])
+    known = frozenset().union(*(_words(each["text"]) for each in question["history"]))
+    if "words" in question:
+        words = [{"word": each["word"], "relevant": int(_words(each["text"]) <= known)} for each in question["words"]]
+        verdict: dict[str, Any] = {"words": words, "relevant": int(sum(each["relevant"] for each in words) > 0)}
+    elif "first" in question:
+        shared = [sum(len(_words(text) & known) for text in question[side]) for side in ("first", "second")]
+        verdict = {"better": "neither" if shared[0] == shared[1] else "first" if shared[0] > shared[1] else "second"}
+    else:
+        verdict = {"relevant": int(any(_words(text) & known for text in question["queries"]))}
+    return said(json.dumps(verdict), prompt_tokens=100, completion_tokens=10)
+
+
+def said(content: str | None, *, finish_reason: str = "stop", refusal: str | None = None, **usage: int) -> Response:
+    """A chat completion; `usage` is what it cost."""
     message = {"role": "assistant", "content": content, "refusal": refusal}
     return JSONResponse(
-        {"object": "chat.completion", "choices": [{"message": message, "finish_reason": finish_reason}]}
+        {"object": "chat.completion", "choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
     )
 
 

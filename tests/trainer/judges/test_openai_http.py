@@ -13,8 +13,9 @@ from service.contract.settings import Settings
 from service.contract.types import PromptContext
 from tests.service_process import free_port
 from tests.trainer.judges.chat_server import refuse_formats, said, status, verdicts
+from trainer.chat import ATTEMPTS, Chat
 from trainer.judges import get_judge
-from trainer.judges.openai_http import ATTEMPTS, ChatJudge
+from trainer.judges.openai_http import ChatJudge
 
 RICE = PromptContext(n=2, query="how to cook rice", session=("what is rice", "rice brands"), answer="Boil it.")
 LISTS = [("rice calories", "rice history"), ("rice calories", "calories rice")]
@@ -22,7 +23,9 @@ KEY = "sk-very-secret"
 
 
 def _judge(server, **options):
-    return ChatJudge(server.url, "judge-model", api_key=SecretStr(KEY), **{"timeout_s": 5, "pause_s": 0.01} | options)
+    return ChatJudge(
+        Chat(server.url, "judge-model", api_key=SecretStr(KEY), **{"timeout_s": 5, "pause_s": 0.01} | options)
+    )
 
 
 def _reply(*entries: object) -> str:
@@ -71,7 +74,7 @@ def test_no_query_can_hold_a_token_of_a_chat_template(server):
 
 
 def test_without_a_key_none_is_sent(server):
-    ChatJudge(server.url, "m").overlaps(RICE, LISTS)
+    ChatJudge(Chat(server.url, "m")).overlaps(RICE, LISTS)
 
     assert "authorization" not in server.headers[0]
 
@@ -128,7 +131,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(server, kind):
 def test_an_answer_that_can_never_be_read_is_an_error_and_never_a_verdict(server, kind):
     server.plays = [lambda _: BAD[kind]] * ATTEMPTS
 
-    with pytest.raises(JudgeError, match=rf"asked {ATTEMPTS} times .* No list is taken for good"):
+    with pytest.raises(JudgeError, match=rf"asked {ATTEMPTS} times .* Nothing is taken for good"):
         _judge(server).overlaps(RICE, LISTS)
 
     assert len(server.bodies) == ATTEMPTS
@@ -170,7 +173,7 @@ def test_a_server_that_hangs_is_an_error_within_the_timeouts(server):
 
 def test_a_server_that_is_not_there_is_an_error():
     with pytest.raises(JudgeError, match="ConnectError"):
-        ChatJudge(f"http://127.0.0.1:{free_port()}/v1", "m", pause_s=0.01).overlaps(RICE, LISTS)
+        ChatJudge(Chat(f"http://127.0.0.1:{free_port()}/v1", "m", pause_s=0.01)).overlaps(RICE, LISTS)
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404])
@@ -198,7 +201,7 @@ def test_the_key_is_in_no_log_and_in_no_error(server, caplog):
 
 def test_a_password_in_the_url_is_not_shown():
     with pytest.raises(JudgeError) as caught:
-        ChatJudge(f"http://me:hunter2@127.0.0.1:{free_port()}/v1", "m", pause_s=0.01).overlaps(RICE, LISTS)
+        ChatJudge(Chat(f"http://me:hunter2@127.0.0.1:{free_port()}/v1", "m", pause_s=0.01)).overlaps(RICE, LISTS)
 
     assert "hunter2" not in str(caught.value)
 
@@ -206,18 +209,18 @@ def test_a_password_in_the_url_is_not_shown():
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://localhost/v1", "http://[::1/v1"])
 def test_a_url_that_is_none_is_refused_at_once(url):
     with pytest.raises(ConfigurationError, match="NEXTQUERY_JUDGE_URL"):
-        ChatJudge(url, "m", pause_s=60).overlaps(RICE, LISTS)
+        ChatJudge(Chat(url, "m", pause_s=60)).overlaps(RICE, LISTS)
 
 
 def test_a_key_read_from_a_file_may_end_with_a_line_break(server):
-    ChatJudge(server.url, "m", api_key=SecretStr(f"{KEY}\n")).overlaps(RICE, LISTS)
+    ChatJudge(Chat(server.url, "m", api_key=SecretStr(f"{KEY}\n"))).overlaps(RICE, LISTS)
 
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
 def test_a_key_that_no_header_may_hold_is_refused_without_showing_it(server):
     with pytest.raises(ConfigurationError, match="NEXTQUERY_JUDGE_API_KEY") as caught:
-        ChatJudge(server.url, "m", api_key=SecretStr("schlüssel"))
+        Chat(server.url, "m", api_key=SecretStr("schlüssel"))
 
     assert "schl" not in str(caught.value)
 

@@ -90,7 +90,7 @@ def test_sources_are_mixed_by_weight_and_paid_at_the_end_as_a_sum(source, tokeni
 
 def test_a_reward_of_a_response_is_paid_at_its_last_token():
     class Pays:
-        name = "pays"
+        name, is_model = "pays", False
 
         def earned(self, rollouts):
             return [[1.5, 0.5], [1.0, 1.0, 1.0], []]

@@ -9,6 +9,7 @@ import pytest
 from service.contract.errors import ConfigurationError
 from service.contract.settings import Settings
 from service.contract.types import EventSource, HistoryEvent, PromptContext
+from tests.trainer.judges import chat_server
 from trainer.audience.audience import Audience
 from trainer.audience.scenes import draw_scene
 from trainer.word_judges import Asked, get_word_judge, names
@@ -26,10 +27,20 @@ def _scene(seed=1):
     return draw_scene("predict", Audience().world, Random(seed))
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_judge_says_something_of_every_word_and_of_nothing_that_it_is_irrelevant(name):
+@pytest.fixture(params=names())
+def judge(request):
+    with chat_server.running() as server:
+        server.usual = chat_server.relevant
+        yield get_word_judge(request.param, Settings(judge_url=server.url, judge_model="m", _env_file=None))
+
+
+def test_every_judge_is_named_as_its_file(judge):
+    assert judge.name in names()
+    assert type(judge).__module__ == f"trainer.word_judges.{judge.name}"
+
+
+def test_every_judge_says_something_of_every_word_and_of_nothing_that_it_is_irrelevant(judge):
     scene = _scene()
-    judge = get_word_judge(name, Settings())
 
     several, nothing = judge.judge(
         [_asked(scene.known, "how to cook rice", "rice", scene=scene), _asked(scene.known, scene=scene)]
@@ -40,8 +51,17 @@ def test_every_judge_says_something_of_every_word_and_of_nothing_that_it_is_irre
     assert nothing.whole is False
 
 
+def test_every_judge_prefers_what_was_searched_for_to_nonsense_whatever_the_order(judge):
+    scene = _scene()
+    good = _asked(scene.known, scene.known[-1], scene=scene)
+    bad = _asked(scene.known, "zebra crossing xylophone", scene=scene)
+
+    assert judge.votes([(good, bad), (bad, good), (bad, bad)]) == ["first", "second", "neither"]
+    assert judge.whole([bad]) == [False]
+
+
 def test_a_judge_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ConfigurationError, match="embedding, intent"):
+    with pytest.raises(ConfigurationError, match="embedding, intent, openai_http"):
         get_word_judge("oracle", Settings())
 
 

@@ -1,0 +1,120 @@
+"""Token-level PPO for one task of a log: prompts of a snapshot, and what click predictors expect before and after.
+
+It knows nothing about labels. Figures have the names that alignment by rounds gives them, so that one gate reads both.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ctr.predictor import Predictor, open_predictor
+from service.contract.errors import ConfigurationError
+from service.contract.policy import Policy, load_policy
+from service.contract.snapshot import open_snapshot
+from trainer.align import engines_of
+from trainer.assess import Assessment, assess, write
+from trainer.ppo.run import PpoRun, run_ppo
+from trainer.prompt_files import KnownPrompt
+from trainer.prompts import AlignmentPrompt, prompts_of
+from trainer.rounds import JUDGES, SEARCHES
+
+_NOTE = "before.json"
+_LENGTH_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPpo:
+    """Which prompts. `prompts` of the `prompt_days` before the last day of the snapshot; `test_prompts` of the last day."""
+
+    task: str
+    snapshot: Path
+    judge_predictor: Path | None
+    prompts: int = 300
+    test_prompts: int = 300
+    prompt_days: int = 7
+    seed: int = 0
+
+
+def run_for_task(run: PpoRun, wanted: TaskPpo, *, quiet: bool = False) -> dict[str, Any]:
+    """Train as `run` says on prompts of a log, or go on with it. Returns the version to take and its figures.
+
+    The version is that of the policy itself where the judge expects no more clicks than before.
+
+    Raises:
+        ConfigurationError: The snapshot has too few days, or the predictors are missing or one and the same.
+        ArtifactError: A predictor or policy cannot be trusted, or training failed.
+    """
+    predictors = _predictors(run.predictor, wanted.judge_predictor)
+    learnt, tested = _prompts(wanted)
+    run.work.mkdir(parents=True, exist_ok=True)
+    note = run.work / _NOTE
+    if not note.is_file():
+        note.write_text(json.dumps(_measured(run.policy, tested, predictors)))
+    before = json.loads(note.read_text())
+    told = {}
+    if not run.output.exists():  # else a killed run published already
+        length = run.suggested_length or before["long_tokens"]
+        rows = [KnownPrompt(prompt=prompt) for prompt in learnt]
+        told = run_ppo(replace(run, prompts=rows, suggested_length=length), quiet=quiet)
+        if not told:
+            return {}  # another process measures
+    after = _measured(load_policy(run.output), tested, predictors)
+    gained = after["aec"][JUDGES] > before["aec"][JUDGES]
+    metrics = {
+        **{f"aec_{name}": value for name, value in after["aec"].items()},
+        "aec_judge_before": before["aec"][JUDGES],
+        "parse_failures": after["parse_failures"],
+        "duplicate_share": after["duplicate_share"],
+        "length_ratio": after["mean_tokens"] / before["mean_tokens"],
+    }
+    taken = (run.version, run.output) if gained else (run.policy.version, run.policy.directory)
+    return {"version": taken[0], "directory": str(taken[1]), "training": told.get("figures", {}), "metrics": metrics}
+
+
+def _predictors(searching: Path | None, judging: Path | None) -> dict[str, Predictor]:
+    if searching is None or judging is None:
+        raise ConfigurationError(
+            "PPO on a log needs two click predictors: --predictor rewards, and --judge-predictor, of other days and another "
+            "seed, says what was gained."
+        )
+    found = {SEARCHES: open_predictor(searching), JUDGES: open_predictor(judging)}
+    if found[SEARCHES].sha256 == found[JUDGES].sha256:
+        raise ConfigurationError(
+            f"{searching} would reward and judge: what the policy exploits of it would count as a gain. Train a second "
+            "predictor on other days with another seed."
+        )
+    return found
+
+
+def _prompts(wanted: TaskPpo) -> tuple[list[AlignmentPrompt], list[AlignmentPrompt]]:
+    """Prompts to learn from, and prompts of the last day, none of which is among the former."""
+    snapshot = open_snapshot(wanted.snapshot)
+    days = list(snapshot.files("impressions"))
+    if len(days) < 2:
+        raise ConfigurationError(
+            f"{snapshot.directory} has lists on {len(days)} days, and alignment needs two: prompts of some to learn from, "
+            "and those of the last to measure on. Take a longer snapshot."
+        )
+    tested = prompts_of(snapshot, wanted.task, days[-1:], most=wanted.test_prompts, seed=wanted.seed)
+    known = {prompt.prompt_id for prompt in tested}
+    earlier = days[-1 - wanted.prompt_days : -1]
+    learnt = prompts_of(snapshot, wanted.task, earlier, most=wanted.prompts + len(known), seed=wanted.seed)
+    return [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts], tested
+
+
+def _measured(policy: Policy, tested: list[AlignmentPrompt], predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """What predictors expect of a policy's lists, and how long nine in ten of its responses are at most."""
+
+    async def run() -> tuple[Assessment, list[int]]:
+        engines = engines_of("auto")
+        try:
+            written = await write(await engines.of(policy), policy, tested)
+        finally:
+            await engines.close()
+        return assess(written, predictors), sorted(each.tokens for each in written)
+
+    found, lengths = asyncio.run(run())
+    return {**asdict(found), "long_tokens": float(lengths[min(len(lengths) - 1, int(_LENGTH_SHARE * len(lengths)))])}

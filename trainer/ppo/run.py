@@ -1,0 +1,274 @@
+"""Token-level PPO from files to files: a policy, prompts and rewards in; a published policy, metrics and curves out.
+
+It knows no reward source by name and no job.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import get_peft_model
+
+from service.contract.artifact import MANIFEST, manifest_sha256
+from service.contract.errors import ArtifactError
+from service.contract.policy import Policy, load_policy
+from service.contract.progress import reporter
+from service.contract.tasks import get_task
+from trainer.align import engines_of
+from trainer.export import export_adapter, export_policy
+from trainer.methods.models import adapter_config, fresh, set_start, to_train
+from trainer.methods.plots import Plots, plot
+from trainer.methods.run import MethodConfig, Run
+from trainer.ppo.actor_critic import ActorCritic
+from trainer.ppo.config import PpoConfig
+from trainer.ppo.loop import train
+from trainer.ppo.rollout import EngineRollouts, ModelRollouts, Rollouts
+from trainer.prompt_files import KnownPrompt
+from trainer.rewards import AtTheEnd, Given, get_source
+
+METRICS = "metrics.jsonl"
+CURVES: Plots = {  # TPPO, Figures 5, 9 and 12
+    "reward": ("reward of a response", ("reward",)),
+    "kl": ("KL to the reference (nats a response)", ("kl",)),
+    "length": ("tokens of a response", ("length",)),
+    "entropy": ("entropy (nats a token)", ("entropy",)),
+    "losses": ("loss of a token", ("policy_loss", "value_loss")),
+    "explained": ("share of the variance of returns that values explain", ("explained",)),
+}
+_LENGTH_SHARE = 0.9  # of the targets that are no longer than the suggested length
+_CARD = """# {version}
+
+Trained from {policy} by `nextquery train ppo` for {steps} steps of {prompts} responses, rewarded by {rewards}{end}.
+
+| figure | value |
+|---|---:|
+{rows}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PpoRun:
+    """What to train.
+
+    Attributes:
+        policy: the one to go on from; the divergence is from its base.
+        rewards: weight of each source, by the file in `trainer/rewards`.
+        at_the_end: pay the sum at the last token: sentence-level PPO under any source.
+        given: what the sources are made from, all but the policy, the scenes and the suggested length.
+        suggested_length: None takes the 90th percentile of the targets of the prompts.
+        engine: who writes: model (transformers, the model that is trained), or vllm_local.
+    """
+
+    policy: Policy
+    prompts: Sequence[KnownPrompt]
+    output: Path
+    work: Path
+    version: str
+    rewards: Mapping[str, float]
+    at_the_end: bool = False
+    models: Mapping[str, Path] = field(default_factory=dict)
+    predictor: Path | None = None
+    judge: str = "embedding"
+    values: str = "centred"
+    alpha: float | None = 1.0
+    suggested_length: float | None = None
+    engine: str = "model"
+    config: PpoConfig = field(default_factory=PpoConfig)
+
+
+def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
+    """Train, or go on with what a killed run left, and publish. Returns the last figures; on other processes nothing.
+
+    Raises:
+        ConfigurationError: A source lacks what it needs, or `work` belongs to another run.
+        ArtifactError: Something is at the output already, a model cannot be trusted, or a loss is no number.
+    """
+    if wanted.output.exists():
+        raise ArtifactError(
+            f"{wanted.output} exists already, and a version never changes. Give another output directory."
+        )
+    length = wanted.suggested_length or suggested_length(wanted.prompts, wanted.policy)
+    source = get_source(
+        wanted.rewards,
+        Given(
+            policy=wanted.policy,
+            models=wanted.models,
+            predictor=wanted.predictor,
+            judge=wanted.judge,
+            scenes={each.prompt.prompt_id: each.scene for each in wanted.prompts if each.scene},
+            values=wanted.values,
+            suggested_length=length,
+            alpha=wanted.alpha,
+        ),
+    )
+    source = AtTheEnd(source) if wanted.at_the_end else source
+    run = _as_run(wanted)
+    run.claim(_identity(wanted, length))
+    torch.manual_seed(wanted.config.seed)
+    actor = ActorCritic(_policy_model(run))
+    reference = None if wanted.config.lora_rank else fresh(wanted.policy)
+    accelerator, report = Accelerator(), reporter(wanted.work / METRICS, every_s=0.0, quiet=quiet)
+    _forget_after(wanted.work)
+
+    async def go() -> None:
+        rollouts, close = await _rollouts(wanted)
+        try:
+            await train(
+                actor,
+                reference,
+                [each.prompt for each in wanted.prompts],
+                rollouts,
+                source,
+                wanted.config,
+                wanted.work,
+                report,
+                accelerator=accelerator,
+            )
+        finally:
+            await close()
+
+    asyncio.run(go())
+    if int(os.environ.get("RANK", "0")) > 0:
+        return {}
+    plot(wanted.work / METRICS, wanted.work, CURVES)
+    figures = {"suggested_length": length, **last_figures(wanted.work / METRICS)}
+    digest = _publish(actor.policy, wanted, figures)
+    return {
+        "version": wanted.version,
+        "directory": str(wanted.output),
+        "manifest_sha256": digest,
+        "figures": figures,
+    }
+
+
+def suggested_length(prompts: Sequence[KnownPrompt], policy: Policy) -> float:
+    """s_l of TPPO eq. 4: the length that nine in ten targets do not exceed, in tokens with their end.
+
+    Raises:
+        ArtifactError: No prompt has targets.
+    """
+    lengths = sorted(len(policy.tokenizer.encode_response(_response(each, policy))) for each in prompts if each.targets)
+    if not lengths:
+        raise ArtifactError(
+            "No prompt says what was typed next, so nobody knows how long a response should be. Give --suggested-length, or "
+            "prompts with targets."
+        )
+    return float(lengths[min(len(lengths) - 1, int(_LENGTH_SHARE * len(lengths)))])
+
+
+def last_figures(metrics: Path) -> dict[str, float]:
+    """The last line of the JSON lines of a run."""
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    return {key: value for key, value in last.items() if key not in ("done", "eta_s")}
+
+
+def _response(each: KnownPrompt, policy: Policy) -> str:
+    return get_task(each.prompt.task).response(list(each.targets), {}, policy.tokenizer.format)
+
+
+def _as_run(wanted: PpoRun) -> Run:
+    """What loads models and keeps `work` from other runs, for every way to align."""
+    shape = MethodConfig(lora_rank=wanted.config.lora_rank, lora_alpha=wanted.config.lora_alpha)
+    return Run(
+        method="token_ppo", pairs=(), policy=wanted.policy, reference=wanted.policy, work=wanted.work, config=shape
+    )
+
+
+def _policy_model(run: Run) -> Any:
+    model, lora = to_train(run), adapter_config(run)
+    if lora is not None:
+        model = get_peft_model(model, lora)
+        set_start(model, run)
+    return model
+
+
+def _identity(wanted: PpoRun, length: float) -> dict[str, Any]:
+    """All that decides the result."""
+    directory = wanted.policy.directory
+    return {
+        "policy": manifest_sha256(directory) if (directory / MANIFEST).is_file() else str(directory.resolve()),
+        "prompts": [each.prompt.prompt_id for each in wanted.prompts],
+        "rewards": dict(wanted.rewards),
+        "at_the_end": wanted.at_the_end,
+        "models": {name: manifest_sha256(path) for name, path in sorted(wanted.models.items())},
+        "predictor": manifest_sha256(wanted.predictor) if wanted.predictor else None,
+        "judge": wanted.judge,
+        "values": wanted.values,
+        "alpha": wanted.alpha,
+        "suggested_length": length,
+        **asdict(wanted.config),
+    }
+
+
+async def _rollouts(wanted: PpoRun) -> tuple[Rollouts, Any]:
+    config = wanted.config
+    if wanted.engine == "model" or not config.lora_rank:
+        return ModelRollouts(wanted.policy.tokenizer, max_tokens=config.max_tokens, seed=config.seed), _nothing
+    engines = engines_of(wanted.engine)
+    engine = await engines.of(wanted.policy)
+    place = wanted.work / "rollouts"
+    return EngineRollouts(engine, wanted.policy, place, max_tokens=config.max_tokens, seed=config.seed), engines.close
+
+
+async def _nothing() -> None:
+    """There is nothing to close."""
+
+
+def _forget_after(work: Path) -> None:
+    """Drop the figures of steps that will be taken again."""
+    metrics = work / METRICS
+    if not metrics.is_file():
+        return
+    found = sorted(work.glob("step-*"))
+    last = int(found[-1].name.removeprefix("step-")) if found else 0
+    lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= last))
+
+
+def _publish(model: Any, wanted: PpoRun, figures: Mapping[str, float]) -> str:
+    rewards = " + ".join(f"{weight:g} {name}" for name, weight in wanted.rewards.items())
+    card = _CARD.format(
+        version=wanted.version,
+        policy=wanted.policy.version,
+        steps=wanted.config.steps,
+        prompts=wanted.config.prompts,
+        rewards=rewards,
+        end=" at the end" if wanted.at_the_end else "",
+        rows="\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items()),
+    )
+    training = {
+        "method": "token_ppo",
+        "rewards": dict(wanted.rewards),
+        "figures": dict(figures),
+        **asdict(wanted.config),
+    }
+    policy = wanted.policy
+    if wanted.config.lora_rank:
+        base = load_policy(policy.model_directory)
+        return export_adapter(
+            model,
+            base,
+            wanted.output,
+            version=wanted.version,
+            card=card,
+            lineage=policy.version,
+            decoding=policy.decoding,
+            training=training,
+        )
+    return export_policy(
+        model,
+        policy.directory,
+        wanted.output,
+        version=wanted.version,
+        text_format=policy.tokenizer.format,
+        lineage=policy.version,
+        decoding=policy.decoding,
+        card=card,
+        training=training,
+    )
