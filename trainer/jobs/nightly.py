@@ -26,7 +26,6 @@ from trainer.jobs.process import Start, run_command
 from trainer.jobs.stage import RunSoFar, Served, Stage, Verdict
 from trainer.jobs.stage_run import StageRun, is_still_there
 from trainer.jobs.stages import all_stages
-from trainer.jobs.stages.align import refuse_unknown_method
 from trainer.jobs.window import Window
 
 JOB = "nightly"
@@ -45,7 +44,6 @@ async def run_nightly(
         JobError: A stage failed, or an earlier one is missing; its reason is in the record.
         ConfigurationError: A setting is wrong; nothing was started.
     """
-    refuse_unknown_method(settings.jobs.align)
     async with hold_lock(database, JOB) as lock:
         run = await job_records.open_run(database, lock.fence, window.name, await _inputs(database, settings))
         if run.state in ENDED_WELL:

@@ -69,7 +69,7 @@ async def answer(command: str, words: Sequence[str], plan: Mapping[str, Any]) ->
         place = Path(option["--destination"], f"ctr-{option['--task']}-{digest}")
         facts = {"task": option["--task"], "evaluation": {"methods": {"nextquery": figures}}}
         return made(place, "ctr", figures, **facts)
-    if command == "train align":
+    if command in ("train align", "train ppo"):
         output = made(Path(option["--output"]), "policy", POLICY | plan.get("served", {}))
         return {**output, "rounds": [], "metrics": {**ALIGNED, **changed}}
     if command == "ctr evaluate":

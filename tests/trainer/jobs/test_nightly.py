@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.contract import job_records, registry
-from service.contract.errors import ConfigurationError, JobBusy, JobError, RegistryConflict
+from service.contract.errors import JobBusy, JobError, RegistryConflict
 from service.contract.fence import take_number
 from service.contract.job_records import RunRecord
 from tests.trainer.jobs.night import Night, in_process
@@ -257,15 +257,27 @@ async def test_changed_settings_run_a_stage_again_that_had_finished(engine: Asyn
     assert [words[-2:] == ["--k", "3"] for words in builds] == [False, True]
 
 
-@pytest.mark.parametrize("align", ["token_ppo", "both"])
-async def test_a_method_that_does_not_exist_yet_is_refused_before_anything_starts(
-    engine: AsyncEngine, night: Night, align: str
-) -> None:
-    with pytest.raises(ConfigurationError, match="this version of nextquery does not have"):
-        await run(engine, night, align=align)
+async def test_a_policy_can_be_aligned_by_token_level_ppo(engine: AsyncEngine, night: Night) -> None:
+    done = await run(engine, night, align="token_ppo", options={"ppo": ["--steps", "3"]})
 
-    assert night.calls() == []
-    assert await job_records.list_runs(engine) == []
+    [words] = [call["words"] for call in night.raw_calls() if call["command"] == "train ppo"]
+    option = dict(pairwise(words))
+    assert done.state == "done"
+    assert (option["--task"], option["--reward"], option["--steps"]) == ("suggest", "ctr", "3")
+    assert option["--predictor"] != option["--judge-predictor"]
+    assert (await serving(engine))["policy suggest"].startswith("ppo-suggest-20261113-")
+
+
+@pytest.mark.parametrize(("better", "taken"), [("train align", "dpo"), ("train ppo", "ppo")])
+async def test_of_both_methods_the_one_that_the_judge_expects_more_of_is_taken(
+    engine: AsyncEngine, night: Night, better: str, taken: str
+) -> None:
+    night.plan(**{better.replace(" ", "_"): {"figures": {"aec_judge": 0.3}}})
+
+    await run(engine, night, align="both")
+
+    assert {"train align", "train ppo"} < set(night.calls())
+    assert (await serving(engine))["policy suggest"].startswith(f"{taken}-suggest-20261113-")
 
 
 async def test_of_two_at_once_one_is_busy(engine: AsyncEngine, night: Night) -> None:

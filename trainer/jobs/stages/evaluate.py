@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.jobs.gates import against_policy, against_predictor
 from trainer.jobs.stage import Judgement, Part, RunSoFar, Stage, Verdict
+from trainer.jobs.stages.align import aligned
 from trainer.jobs.stages.ctr_train import SEARCH
 
 _FEWEST_DAYS = "3"  # what baselines learn from, which no gate looks at
@@ -23,9 +24,9 @@ def _parts(run: RunSoFar) -> Sequence[Part]:
             champion = run.champion("ctr", task)
             found.append(_predictor(run, task, "challenger", str(_trained(run, task)["directory"])))
             found += [_predictor(run, task, "champion", champion.directory)] if champion else []
-        if task in run.outputs["align"]:
+        if task in aligned(run):
             present = run.champion("policy", task)
-            found.append(_policy(run, task, "challenger", str(run.outputs["align"][task]["directory"])))
+            found.append(_policy(run, task, "challenger", str(aligned(run)[task]["directory"])))
             found += [_policy(run, task, "champion", present.directory)] if present else []
     return found
 
@@ -69,7 +70,7 @@ def _of_predictor(run: RunSoFar, task: str, outputs: Outputs) -> Verdict:
 
 
 def _of_policy(run: RunSoFar, task: str, outputs: Outputs) -> Verdict:
-    made, mine = run.outputs["align"][task], outputs[f"{task}-policy-challenger"]
+    made, mine = aligned(run)[task], outputs[f"{task}-policy-challenger"]
     theirs = outputs.get(f"{task}-policy-champion")
     return Verdict(
         kind="policy",
