@@ -209,6 +209,13 @@ def ppo(
     beta: Annotated[float, typer.Option(help="What a nat costs at first.")] = 0.05,
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains every weight.", min=0)] = 16,
     max_tokens: MaxTokens = 64,
+    watch: Annotated[
+        str | None,
+        typer.Option(help="A judge that tells each step's share of relevant responses, and rewards nothing."),
+    ] = None,
+    milestones: Annotated[
+        list[int] | None, typer.Option("--milestone", help="A step whose adapter is kept in WORK/milestone-STEP.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="Who writes: model (the one that is trained), or vllm_local.")] = "model",
     seed: Seed = 7,
     as_json: AsJson = False,
@@ -248,6 +255,8 @@ def ppo(
         values=values,
         alpha=None if alpha < 0 else alpha,
         suggested_length=suggested_length,
+        watch=watch,
+        milestones=tuple(milestones or ()),
         engine=engine,
         config=config,
     )

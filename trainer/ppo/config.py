@@ -40,7 +40,7 @@ class PpoConfig:
     decay: float = 0.95
     beta: float = 0.05
     target_kl: float = 4.0
-    horizon: float | None = 10_000.0
+    horizon: float | None = 1_000.0
     max_gradient: float = 1.0
     max_tokens: int = 64
     lora_rank: int = 16

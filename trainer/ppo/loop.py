@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ from trainer.prompts import AlignmentPrompt
 from trainer.rewards import RewardSource
 
 _KEPT = 2  # checkpoints
+
+Watch = Callable[[Sequence[Rollout]], dict[str, float]]
 
 
 @dataclass(slots=True)
@@ -68,10 +70,12 @@ async def train(
     report: Report,
     *,
     accelerator: Accelerator | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Train `actor` in place; a run that was killed goes on from the newest checkpoint in `work`, and ends alike.
 
-    `reference`: the model that the divergence is from; None where it is the base without the actor's adapter.
+    `reference`: the model that the divergence is from; None where it is the base without the actor's adapter. `watch`: what
+    else to tell of the responses of each step, of the first process.
 
     Raises:
         ArtifactError: A loss is no finite number; the last checkpoint stays.
@@ -97,7 +101,11 @@ async def train(
             learnt = _learn(accelerator, model, optimiser, seen, config, state.step)
         state.kl.follow(seen.figures["kl"], config.prompts)
         state.step += 1
-        figures = {**seen.figures, **learnt, **clock.seconds, "step_s": time.perf_counter() - began}
+        told = {}
+        if watch is not None and accelerator.is_main_process:
+            with clock.at("watch"):
+                told = watch(written)
+        figures = {**seen.figures, **told, **learnt, **clock.seconds, "step_s": time.perf_counter() - began}
         if accelerator.is_main_process:
             report(state.step / config.steps, {"step": state.step, "beta": state.kl.beta, **figures})
         if state.step % config.save_steps == 0 or state.step == config.steps:

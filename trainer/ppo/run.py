@@ -19,22 +19,26 @@ from service.contract.artifact import MANIFEST, manifest_sha256
 from service.contract.errors import ArtifactError
 from service.contract.policy import Policy, load_policy
 from service.contract.progress import reporter
+from service.contract.settings import Settings
 from service.contract.tasks import get_task
 from trainer.align import engines_of
 from trainer.export import export_adapter, export_policy
+from trainer.labels import asked_about
 from trainer.methods.models import adapter_config, fresh, set_start, to_train
 from trainer.methods.plots import Plots, plot
 from trainer.methods.run import MethodConfig, Run
 from trainer.ppo.actor_critic import ActorCritic
 from trainer.ppo.config import PpoConfig
-from trainer.ppo.loop import train
-from trainer.ppo.rollout import EngineRollouts, ModelRollouts, Rollouts
+from trainer.ppo.loop import Watch, train
+from trainer.ppo.rollout import EngineRollouts, ModelRollouts, Rollout, Rollouts
 from trainer.prompt_files import KnownPrompt
 from trainer.rewards import AtTheEnd, Given, get_source
+from trainer.word_judges import get_word_judge
 
 METRICS = "metrics.jsonl"
 CURVES: Plots = {  # TPPO, Figures 5, 9 and 12
     "reward": ("reward of a response", ("reward",)),
+    "relevance": ("share of relevant responses", ("relevance",)),
     "kl": ("KL to the reference (nats a response)", ("kl",)),
     "length": ("tokens of a response", ("length",)),
     "entropy": ("entropy (nats a token)", ("entropy",)),
@@ -60,8 +64,10 @@ class PpoRun:
         policy: the one to go on from; the divergence is from its base.
         rewards: weight of each source, by the file in `trainer/rewards`.
         at_the_end: pay the sum at the last token: sentence-level PPO under any source.
-        given: what the sources are made from, all but the policy, the scenes and the suggested length.
+        models, predictor, judge, values, alpha: what the sources are made from; see `Given`.
         suggested_length: None takes the 90th percentile of the targets of the prompts.
+        watch: a judge in `trainer/word_judges` that tells how many responses of each step are relevant, and rewards nothing.
+        milestones: steps whose adapter is kept in the folder `milestone-N` of `work`.
         engine: who writes: model (transformers, the model that is trained), or vllm_local.
     """
 
@@ -78,6 +84,8 @@ class PpoRun:
     values: str = "centred"
     alpha: float | None = 1.0
     suggested_length: float | None = None
+    watch: str | None = None
+    milestones: tuple[int, ...] = ()
     engine: str = "model"
     config: PpoConfig = field(default_factory=PpoConfig)
 
@@ -113,8 +121,14 @@ def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
     torch.manual_seed(wanted.config.seed)
     actor = ActorCritic(_policy_model(run))
     reference = None if wanted.config.lora_rank else fresh(wanted.policy)
-    accelerator, report = Accelerator(), reporter(wanted.work / METRICS, every_s=0.0, quiet=quiet)
+    accelerator, tell = Accelerator(), reporter(wanted.work / METRICS, every_s=0.0, quiet=quiet)
     _forget_after(wanted.work)
+
+    def report(done: float, figures: dict[str, float]) -> None:
+        if int(figures["step"]) in wanted.milestones:
+            place = wanted.work / f"milestone-{int(figures['step'])}"
+            actor.policy.save_pretrained(place, selected_adapters=["default"], save_embedding_layers=False)
+        tell(done, figures)
 
     async def go() -> None:
         rollouts, close = await _rollouts(wanted)
@@ -129,6 +143,7 @@ def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
                 wanted.work,
                 report,
                 accelerator=accelerator,
+                watch=watch_of(wanted.watch, wanted.prompts) if wanted.watch else None,
             )
         finally:
             await close()
@@ -160,6 +175,18 @@ def suggested_length(prompts: Sequence[KnownPrompt], policy: Policy) -> float:
             "prompts with targets."
         )
     return float(lengths[min(len(lengths) - 1, int(_LENGTH_SHARE * len(lengths)))])
+
+
+def watch_of(judge: str, prompts: Sequence[KnownPrompt]) -> Watch:
+    """Tells the share of responses that a judge finds relevant, as `relevance`; of those that it comes to a verdict about."""
+    judging, scenes = get_word_judge(judge, Settings()), {each.prompt.prompt_id: each.scene for each in prompts}
+
+    def watch(written: Sequence[Rollout]) -> dict[str, float]:
+        asked = [asked_about(each.prompt, each.response, scenes[each.prompt.prompt_id]) for each in written]
+        verdicts = [verdict for verdict in judging.whole(asked) if verdict is not None]
+        return {"relevance": sum(verdicts) / len(verdicts)} if verdicts else {}
+
+    return watch
 
 
 def last_figures(metrics: Path) -> dict[str, float]:
@@ -223,7 +250,7 @@ async def _nothing() -> None:
 def _forget_after(work: Path) -> None:
     """Drop the figures of steps that will be taken again."""
     metrics = work / METRICS
-    if not metrics.is_file():
+    if not metrics.is_file() or int(os.environ.get("RANK", "0")) > 0:
         return
     found = sorted(work.glob("step-*"))
     last = int(found[-1].name.removeprefix("step-")) if found else 0

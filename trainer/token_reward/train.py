@@ -276,7 +276,8 @@ def _draw(work: Path, found: Scored) -> None:
         for name, key in (("tokens", "token_auc"), ("responses", "sentence_auc"))
     }
     shown = {name: listed for name, listed in lines.items() if listed}
-    draw_lines(shown, "AUC on rows held out", work / "auc.png", marker="o")
+    if shown:
+        draw_lines(shown, "AUC on rows held out", work / "auc.png", marker="o")
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)

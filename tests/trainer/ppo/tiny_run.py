@@ -21,7 +21,7 @@ from trainer.prompts import prompt_of
 class LikesEven:
     """Pays for tokens of even number wherever they stand."""
 
-    name = "likes_even"
+    name, is_model = "likes_even", False
 
     def __init__(self, pays=1.0):
         self._pays = pays
