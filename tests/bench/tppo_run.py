@@ -29,7 +29,7 @@ from trainer.token_reward.model import load_model
 from trainer.token_reward.rows import apart, rows_of
 from trainer.word_judges import get_word_judge
 
-FIRST, SECOND = "embedding", "intent"
+FIRST, SECOND = "intent", "embedding"
 """The judge that labels, and the one that measures: it shares nothing with the first, and nothing was ever trained on it."""
 
 METHODS = {"tppo": "token_model", "ppo": "sentence_model"}

@@ -30,16 +30,16 @@ class PpoConfig:
 
     steps: int = 100
     prompts: int = 64
-    batch_size: int = 32
-    epochs: int = 2
-    learning_rate: float = 3e-4
+    batch_size: int = 16
+    epochs: int = 1
+    learning_rate: float = 1e-3
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.1
     discount: float = 1.0
     decay: float = 0.95
-    beta: float = 0.05
-    target_kl: float = 4.0
+    beta: float = 0.02
+    target_kl: float = 6.0
     horizon: float | None = 1_000.0
     max_gradient: float = 1.0
     max_tokens: int = 64

@@ -253,7 +253,15 @@ def _prompts_of(prompts: Sequence[AlignmentPrompt], step: int, config: PpoConfig
         if epoch not in orders:
             orders[epoch] = Random(f"{config.seed}:{epoch}").sample(range(len(prompts)), len(prompts))
         found.append(prompts[orders[epoch][place]])
-    return found
+    return _of_like_length(found, config, step)
+
+
+def _of_like_length(prompts: list[AlignmentPrompt], config: PpoConfig, step: int) -> list[AlignmentPrompt]:
+    """The same in batches of like length, so that little is padding; which batch comes when is drawn."""
+    in_order = sorted(prompts, key=lambda prompt: len(repr(prompt.context)))
+    batches = [in_order[at : at + config.batch_size] for at in range(0, len(in_order), config.batch_size)]
+    Random(f"{config.seed}:{step}:batches").shuffle(batches)
+    return [prompt for batch in batches for prompt in batch]
 
 
 def _of_this_process(prompts: list[AlignmentPrompt], accelerator: Accelerator) -> list[AlignmentPrompt]:

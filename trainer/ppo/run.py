@@ -32,7 +32,7 @@ from trainer.ppo.config import PpoConfig
 from trainer.ppo.loop import Watch, train
 from trainer.ppo.rollout import EngineRollouts, ModelRollouts, Rollout, Rollouts
 from trainer.prompt_files import KnownPrompt
-from trainer.rewards import AtTheEnd, Given, get_source
+from trainer.rewards import AtTheEnd, Given, LessMissing, get_source
 from trainer.word_judges import get_word_judge
 
 METRICS = "metrics.jsonl"
@@ -66,6 +66,7 @@ class PpoRun:
         at_the_end: pay the sum at the last token: sentence-level PPO under any source.
         models, predictor, judge, values, alpha: what the sources are made from; see `Given`.
         suggested_length: None takes the 90th percentile of the targets of the prompts.
+        missing_cost: what a list without any of the queries asked for is fined, and one without some of them its share.
         watch: a judge in `trainer/word_judges` that tells how many responses of each step are relevant, and rewards nothing.
         milestones: steps whose adapter is kept in the folder `milestone-N` of `work`.
         engine: who writes: model (transformers, the model that is trained), or vllm_local.
@@ -84,6 +85,7 @@ class PpoRun:
     values: str = "centred"
     alpha: float | None = 1.0
     suggested_length: float | None = None
+    missing_cost: float = 1.0
     watch: str | None = None
     milestones: tuple[int, ...] = ()
     engine: str = "model"
@@ -116,6 +118,7 @@ def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
         ),
     )
     source = AtTheEnd(source) if wanted.at_the_end else source
+    source = LessMissing(source, wanted.missing_cost) if wanted.missing_cost else source
     run = _as_run(wanted)
     run.claim(_identity(wanted, length))
     torch.manual_seed(wanted.config.seed)
@@ -228,6 +231,7 @@ def _identity(wanted: PpoRun, length: float) -> dict[str, Any]:
         "judge": wanted.judge,
         "values": wanted.values,
         "alpha": wanted.alpha,
+        "missing_cost": wanted.missing_cost,
         "suggested_length": length,
         **asdict(wanted.config),
     }

@@ -108,6 +108,28 @@ class AtTheEnd:
         ]
 
 
+class LessMissing:
+    """A source less what a list lacks: each query that was asked for and is not there costs its share, at the last token.
+
+    Judges say how relevant the queries are that were written, so that a policy learns to write the one that is safe, or two in
+    one without a separator. The papers have no such cost.
+    """
+
+    def __init__(self, source: RewardSource, cost: float) -> None:
+        """`cost`: of a list without any query."""
+        self._source, self._cost = source, cost
+        self.name, self.is_model = source.name, source.is_model
+
+    def earned(self, rollouts: Sequence[Rollout]) -> Earned:
+        """See `RewardSource`."""
+        found = self._source.earned(rollouts)
+        for rollout, each in zip(rollouts, found, strict=True):
+            if each:
+                asked = rollout.prompt.context.n
+                each[-1] -= self._cost * (asked - len(rollout.response.queries)) / asked
+        return found
+
+
 def get_source(weights: Mapping[str, float], given: Given) -> RewardSource:
     """The sources of these names, mixed by their weights where there are several.
 
