@@ -128,6 +128,11 @@ def short_work() -> Path:
     return _wanted(SHORT, 0, SHORT_PROMPTS, _SHORT_ROUNDS).work
 
 
+def short_figures() -> dict[str, float]:
+    """What the cell `quality` measured, by the names of its bars; it is measured where it was not yet."""
+    return measured("alignment", _QUALITY)
+
+
 def _wanted(task: str, seed: int, prompts: int = PROMPTS, rounds: RoundsConfig = _ROUNDS) -> Wanted:
     """A cell of either form."""
     named = f"{_name(task, seed)}-{prompts}"

@@ -1,8 +1,8 @@
 """Token-level PPO: its arithmetic, what it gains over sentence-level PPO and SFT, and what it costs.
 
 `python -m tests.bench.tppo --json` checks the arithmetic and measures one small run within 20 minutes. `--full` makes three
-runs of the paper's sizes; each is stored in `tests/bench/rows/tppo` and counts until the code changes. People are simulated;
-relevance is what a second judge says, on whom nothing was trained.
+runs of the paper's sizes, the ablations, and a run against clicks beside Iter-DPO; each is stored in `tests/bench/rows/tppo`
+and counts until the code changes. People are simulated; relevance is what a second judge says, on whom nothing was trained.
 """
 
 import subprocess
@@ -15,8 +15,11 @@ import numpy as np
 from scipy.stats import binomtest
 
 from tests.bench import tppo_run
+from tests.bench.alignment import OF as OF_ALIGNMENT
 from tests.bench.report import ROOT, Bar, Cell, main
-from tests.bench.tppo_run import Sizes, Verdicts, Work, auc_gain, measured, prepared, steps_of, trained
+from tests.bench.tppo_ctr import against_clicks
+from tests.bench.tppo_run import Sizes, Verdicts, Work, auc_gain, measured, prepared, reward_model, steps_of, trained
+from trainer.token_reward.train import RewardConfig
 
 OF = (
     "trainer/ppo",
@@ -45,6 +48,14 @@ _MATHS = (
     "tests/trainer/rewards/test_ctr.py",
 )
 _THIRD = 3
+# What each ablation changes: weight of the local loss, or how tokens are paid.
+ABLATED = Sizes(labels=4_000, steps=60, prompts=1_000, milestones=(60,))
+LOCAL_WEIGHTS = (0.0, 0.5, 1.0)
+PAID = {
+    "paper_alpha_none": ("--values", "published", "--alpha", "-1"),
+    "paper_alpha_05": ("--values", "published", "--alpha", "0.5"),
+    "paper_alpha_1": ("--values", "published", "--alpha", "1"),
+}
 
 BARS = [
     Bar("maths", "holds", ">=", 1),
@@ -64,6 +75,27 @@ BARS = [
     Bar("step_overhead_share", "share", "<=", 0.1),
     Bar("full_run_minutes", "min", "<=", 60),
     Bar("peak_rss_gb", "GiB", "<=", 8),
+    *(
+        Bar(f"local_{weight:g}_{name}", unit)
+        for weight in LOCAL_WEIGHTS
+        for name, unit in (
+            ("token_auc", "AUC"),
+            ("sentence_auc", "AUC"),
+            ("sentence_accuracy", "share"),
+            ("relevance", "share"),
+            ("kl", "nats"),
+        )
+    ),
+    *(
+        Bar(f"{paid}_{name}", unit)
+        for paid in PAID
+        for name, unit in (("tokens", "tokens"), ("relevance", "share"), ("kl", "nats"))
+    ),
+    Bar("ctr_gap_closed", "share", ">=", 0.5),
+    *(Bar(f"ctr_{name}", "simulated CTR") for name in ("sft", "tppo", "iter_dpo", "oracle")),
+    Bar("ctr_gap_closed_iter_dpo", "share"),
+    *(Bar(f"ctr_kl_{name}", "nats") for name in ("tppo", "iter_dpo")),
+    *(Bar(f"ctr_minutes_{name}", "min") for name in ("tppo", "iter_dpo")),
     *(Bar(f"short_{name}", "points") for name in ("relevance_gain_over_ppo", "relevance_gain_over_sft")),
 ]
 
@@ -168,6 +200,37 @@ def _full(seed: int) -> dict[str, float]:
     return {f"{name}@{seed}": value for name, value in _run(FULL, seed).items()}
 
 
+def _local_weight(weight: float) -> dict[str, float]:
+    """A reward model with this weight of the local loss, and a policy that is trained on it."""
+    work, name = _work(ABLATED, 0), f"local-{weight:g}"
+    prepared(work, ABLATED, 0)
+    if weight == RewardConfig().local_weight:
+        model, told = "rewards/token", work.command("reward-token")
+    else:
+        model, told = f"rewards/{name}", reward_model(work, 0, name, "--local-weight", str(weight))
+    trained(work, ABLATED, 0, "tppo", name, model=model)
+    [found] = measured(work, ABLATED, 0, [name])[name]
+    figures = {each: told[each] for each in ("token_auc", "sentence_auc", "sentence_accuracy") if each in told}
+    return {f"local_{weight:g}_{each}": value for each, value in (*figures.items(), *_ends(found))}
+
+
+def _paid(paid: str) -> dict[str, float]:
+    """A policy whose tokens are paid another way."""
+    work = _work(ABLATED, 0)
+    prepared(work, ABLATED, 0)
+    trained(work, ABLATED, 0, "tppo", paid, *PAID[paid])
+    [found] = measured(work, ABLATED, 0, [paid])[paid]
+    return {f"{paid}_{each}": value for each, value in (*_ends(found), ("tokens", found.tokens))}
+
+
+def _ends(found: Verdicts) -> tuple[tuple[str, float], ...]:
+    return ("relevance", found.rate), ("kl", found.kl)
+
+
+def _clicks() -> dict[str, float]:
+    return against_clicks(Work(ROOT / ".bench" / "tppo-work" / "clicks"))
+
+
 def _summary(values: dict[str, float]) -> dict[str, float]:
     """The figures of three runs: means, sums of prompts, and McNemar over all of them."""
     names = {name.partition("@")[0] for name in values if "@" in name}
@@ -192,9 +255,19 @@ def _cells() -> list[Cell]:
         Cell("maths", _maths, of=(*OF, *_MATHS), about_s=120),
         Cell("short", _short, of=OF, about_s=900),
     ]
+    endless = {"of": OF, "about_s": float("inf"), "stored": True}
     return [
         *short,
-        *(Cell(f"seed-{seed}", partial(_full, seed), of=OF, about_s=float("inf"), stored=True) for seed in SEEDS),
+        *(Cell(f"seed-{seed}", partial(_full, seed), **endless) for seed in SEEDS),
+        *(Cell(f"local-{weight:g}", partial(_local_weight, weight), **endless) for weight in LOCAL_WEIGHTS),
+        *(Cell(paid.replace("_", "-"), partial(_paid, paid), **endless) for paid in PAID),
+        Cell(
+            "clicks",
+            _clicks,
+            of=(*OF, *OF_ALIGNMENT, "tests/bench/tppo_ctr.py"),
+            about_s=float("inf"),
+            stored=True,
+        ),
     ]
 
 

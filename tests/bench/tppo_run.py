@@ -98,31 +98,37 @@ async def _quiet(_: Mapping[str, Any]) -> None:
 
 def prepared(work: Work, sizes: Sizes, seed: int) -> None:
     """Labels, and a reward model of each level."""
-    policy = ("--policy", str(STARTER))
     work.command("label-prompts", *_simulated(work, "label", sizes.labels, 1_000 + seed))
     labels = ("--prompts", work.at("label.parquet"), "--output", work.at("labels"), "--judge", FIRST)
-    work.command("label", "label", *labels, *policy, "--seed", str(seed))
+    work.command("label", "label", *labels, "--policy", str(STARTER), "--seed", str(seed))
     for level in ("token", "sentence"):
-        work.command(
-            f"reward-{level}",
-            *("reward", "--labels", work.at("labels"), *policy, "--level", level, "--version", f"reward-{level}"),
-            *("--output", work.at(f"rewards/{level}"), "--work", work.at(f"reward-{level}-work")),
-            *("--held-out", str(_HELD_OUT), "--seed", str(seed)),
-        )
+        reward_model(work, seed, level, "--level", level)
 
 
-def trained(work: Work, sizes: Sizes, seed: int, method: str, name: str, *options: str) -> dict[str, Any]:
-    """A policy trained by one of the methods, called `name`."""
+def reward_model(work: Work, seed: int, name: str, *options: str) -> dict[str, Any]:
+    """A reward model called `name`, at token level where `options` do not say another."""
+    return work.command(
+        f"reward-{name}",
+        *("reward", "--labels", work.at("labels"), "--policy", str(STARTER), "--version", f"reward-{name}"),
+        *("--output", work.at(f"rewards/{name}"), "--work", work.at(f"reward-{name}-work")),
+        *("--held-out", str(_HELD_OUT), "--seed", str(seed), *options),
+    )
+
+
+def trained(
+    work: Work, sizes: Sizes, seed: int, method: str, name: str, *options: str, model: str | None = None
+) -> dict[str, Any]:
+    """A policy trained by one of the methods, called `name`; `model` is another reward model than the method's own."""
     count = sizes.steps * 64
     work.command("ppo-prompts", *_simulated(work, "ppo", count, 2_000 + seed))
     source = METHODS[method]
-    model = work.at(f"rewards/{source.removesuffix('_model')}")
+    rewards = work.at(model or f"rewards/{source.removesuffix('_model')}")
     milestones = [word for step in sizes.milestones for word in ("--milestone", str(step))]
     return work.command(
         name,
         *("ppo", "--prompts", work.at("ppo.parquet"), "--policy", str(STARTER), "--version", name),
         *("--output", work.at(f"policies/{name}"), "--work", work.at(f"{name}-work"), "--steps", str(sizes.steps)),
-        *("--reward", source, f"--{source.replace('_', '-')}", model, "--engine", "vllm_local", "--watch", SECOND),
+        *("--reward", source, f"--{source.replace('_', '-')}", rewards, "--engine", "vllm_local", "--watch", SECOND),
         *("--seed", str(seed), *milestones, *options),
     )
 

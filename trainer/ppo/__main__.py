@@ -219,7 +219,10 @@ def ppo(
     milestones: Annotated[
         list[int] | None, typer.Option("--milestone", help="A step whose adapter is kept in WORK/milestone-STEP.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Who writes: model (the one that is trained), or vllm_local.")] = "model",
+    engine: Annotated[
+        str,
+        typer.Option(help="Who writes: vllm_local, model (the one that is trained), or auto: the first where it can."),
+    ] = "auto",
     seed: Seed = 7,
     as_json: AsJson = False,
 ) -> None:

@@ -27,7 +27,10 @@ _LENGTH_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPpo:
-    """Which prompts. `prompts` of the `prompt_days` before the last day of the snapshot; `test_prompts` of the last day."""
+    """Which prompts. `prompts` of the `prompt_days` before the last day of the snapshot; `test_prompts` of the last day.
+
+    `engine`: what writes the responses that are measured, such as auto.
+    """
 
     task: str
     snapshot: Path
@@ -35,6 +38,7 @@ class TaskPpo:
     prompts: int = 300
     test_prompts: int = 300
     prompt_days: int = 7
+    engine: str = "auto"
     seed: int = 0
 
 
@@ -52,7 +56,7 @@ def run_for_task(run: PpoRun, wanted: TaskPpo, *, quiet: bool = False) -> dict[s
     run.work.mkdir(parents=True, exist_ok=True)
     note = run.work / _NOTE
     if not note.is_file():
-        note.write_text(json.dumps(_measured(run.policy, tested, predictors)))
+        note.write_text(json.dumps(_measured(run.policy, tested, predictors, wanted.engine)))
     before = json.loads(note.read_text())
     told = {}
     if not run.output.exists():  # else a killed run published already
@@ -61,7 +65,7 @@ def run_for_task(run: PpoRun, wanted: TaskPpo, *, quiet: bool = False) -> dict[s
         told = run_ppo(replace(run, prompts=rows, suggested_length=length), quiet=quiet)
         if not told:
             return {}  # another process measures
-    after = _measured(load_policy(run.output), tested, predictors)
+    after = _measured(load_policy(run.output), tested, predictors, wanted.engine)
     gained = after["aec"][JUDGES] > before["aec"][JUDGES]
     metrics = {
         **{f"aec_{name}": value for name, value in after["aec"].items()},
@@ -105,11 +109,13 @@ def _prompts(wanted: TaskPpo) -> tuple[list[AlignmentPrompt], list[AlignmentProm
     return [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts], tested
 
 
-def _measured(policy: Policy, tested: list[AlignmentPrompt], predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+def _measured(
+    policy: Policy, tested: list[AlignmentPrompt], predictors: Mapping[str, Predictor], engine: str
+) -> dict[str, Any]:
     """What predictors expect of a policy's lists, and how long nine in ten of its responses are at most."""
 
     async def run() -> tuple[Assessment, list[int]]:
-        engines = engines_of("auto")
+        engines = engines_of(engine)
         try:
             written = await write(await engines.of(policy), policy, tested)
         finally:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class PpoRun:
         missing_cost: what a list without any of the queries asked for is fined, and one without some of them its share.
         watch: a judge in `trainer/word_judges` that tells how many responses of each step are relevant, and rewards nothing.
         milestones: steps whose adapter is kept in the folder `milestone-N` of `work`.
-        engine: who writes: model (transformers, the model that is trained), or vllm_local.
+        engine: who writes: model (transformers, the model that is trained), vllm_local, or auto: the latter where it is
+            installed, one process trains, and it trains an adapter.
     """
 
     policy: Policy
@@ -88,7 +90,7 @@ class PpoRun:
     missing_cost: float = 1.0
     watch: str | None = None
     milestones: tuple[int, ...] = ()
-    engine: str = "model"
+    engine: str = "auto"
     config: PpoConfig = field(default_factory=PpoConfig)
 
 
@@ -239,9 +241,11 @@ def _identity(wanted: PpoRun, length: float) -> dict[str, Any]:
 
 async def _rollouts(wanted: PpoRun) -> tuple[Rollouts, Any]:
     config = wanted.config
-    if wanted.engine == "model" or not config.lora_rank:
+    alone, has_vllm = int(os.environ.get("WORLD_SIZE", "1")) == 1, find_spec("vllm") is not None
+    name = ("vllm_local" if alone and has_vllm else "model") if wanted.engine == "auto" else wanted.engine
+    if name == "model" or not config.lora_rank:
         return ModelRollouts(wanted.policy.tokenizer, max_tokens=config.max_tokens, seed=config.seed), _nothing
-    engines = engines_of(wanted.engine)
+    engines = engines_of(name)
     engine = await engines.of(wanted.policy)
     place = wanted.work / "rollouts"
     return EngineRollouts(engine, wanted.policy, place, max_tokens=config.max_tokens, seed=config.seed), engines.close

@@ -52,7 +52,7 @@ def test_from_prompts_to_a_policy_whose_relevance_is_measured(tiny_policy, tmp_p
         *("ppo", "--prompts", prompts, "--policy", base, "--output", tmp_path / "ppo-1", "--version", "ppo-1"),
         *("--work", tmp_path / "work", "--reward", "token_model=0.5", "--reward", "judge=0.5", "--judge", "intent"),
         *("--token-model", tmp_path / "rm", "--steps", 2, "--responses", 8, "--batch-size", 4, "--max-tokens", 8),
-        *("--watch", "intent", "--milestone", 1),
+        *("--watch", "intent", "--milestone", 1, "--engine", "model"),
     )
     measured = _run(
         "relevance", base, tmp_path / "ppo-1", "--prompts", prompts, "--most", 12, "--judge", "intent", *engine

@@ -12,11 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from service.contract.errors import ArtifactError
 from service.contract.policy import load_policy
+from service.contract.types import EventSource, HistoryEvent, PromptContext
 from tests.trainer.ppo.tiny_run import LikesEven, actor_of, predict_prompts
+from trainer.ppo import loop
 from trainer.ppo.actor_critic import ActorCritic, Sequences, logprobs_of
 from trainer.ppo.config import PpoConfig
 from trainer.ppo.loop import train
 from trainer.ppo.rollout import ModelRollouts, prompt_ids_of
+from trainer.prompts import prompt_of
 
 SAME_WEIGHT = 1e-6
 PARITY_TOLERANCE = 1e-5  # the gradient's mean is taken in another order
@@ -134,3 +137,43 @@ def test_two_processes_end_as_one(tiny_policy, tmp_path):
     for name, weight in alone.items():
         assert torch.allclose(together[name], weight, atol=PARITY_TOLERANCE), name
     assert max(weight.abs().max().item() for name, weight in alone.items() if "lora_B" in name) > 100 * PARITY_TOLERANCE
+
+
+def test_responses_of_which_nobody_knows_the_worth_are_not_learnt_from(tiny_policy, tmp_path):
+    class Knows:
+        name, is_model = "knows", False
+
+        def __init__(self, how_many):
+            self._how_many = how_many
+
+        def earned(self, rollouts):
+            earned = LikesEven().earned(rollouts)
+            return [each if number < self._how_many else None for number, each in enumerate(earned)]
+
+    one_step = replace(CONFIG, steps=1, epochs=1, batch_size=16)
+    start = _weights(actor_of(load_policy(tiny_policy)))
+
+    some, [told] = _train(tiny_policy, tmp_path / "some", one_step, source=Knows(10))
+    none, [nothing] = _train(tiny_policy, tmp_path / "none", one_step, source=Knows(0))
+
+    assert (told["unjudged"], nothing["unjudged"]) == (6, 15)  # of none the mean is over one
+    assert any(not torch.equal(start[name], weight) for name, weight in _weights(some).items())
+    assert all(torch.equal(start[name], weight) for name, weight in _weights(none).items())
+
+
+def test_a_batch_holds_prompts_of_like_length_and_every_prompt_once():
+    prompts = [prompt_of("predict", _context(number)) for number in range(32)]
+    config = replace(CONFIG, prompts=32, batch_size=8)
+
+    found = loop._prompts_of(prompts, 3, config)
+
+    lengths = [len(prompt.context.history) for prompt in found]
+    batches = [lengths[at : at + 8] for at in range(0, 32, 8)]
+    assert sorted(prompt.prompt_id for prompt in found) == sorted(prompt.prompt_id for prompt in prompts)
+    assert all(max(batch) - min(batch) <= 2 for batch in batches)
+    assert found == loop._prompts_of(prompts, 3, config)
+
+
+def _context(number):
+    history = tuple(HistoryEvent(source=EventSource.SEARCH, text=f"rice {number} {k}") for k in range(1 + number // 4))
+    return PromptContext(n=3, history=history)

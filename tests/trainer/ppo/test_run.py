@@ -66,6 +66,7 @@ def _run(base, tmp_path, name="ppo-1", **how):
         version=name,
         rewards={"token_model": 1.0},
         models={"token_model": model},
+        engine="model",
         config=CONFIG,
     )
     return replace(wanted, **how)

@@ -8,7 +8,7 @@ from service.contract.policy import load_policy
 from service.contract.types import EventSource, HistoryEvent, PromptContext
 from trainer.ppo.rollout import rollout
 from trainer.prompts import prompt_of
-from trainer.rewards import AtTheEnd, Given, Mixed, get_source, names
+from trainer.rewards import AtTheEnd, Given, LessMissing, Mixed, get_source, names
 from trainer.rewards.judge import JudgeReward
 from trainer.rewards.sentence_model import SentenceModelReward
 from trainer.rewards.token_model import TokenModelReward
@@ -121,3 +121,27 @@ def test_what_one_source_cannot_say_no_mixture_makes_up(policy):
 
     assert sum(rice) == pytest.approx(2 * (len(rice) - 1) * 0.25)
     assert tea is None
+
+
+def test_a_list_that_lacks_queries_is_fined_at_its_last_token(policy):
+    class Nothing:
+        name, is_model = "nothing", False
+
+        def earned(self, rollouts):
+            return [[0.0] * len(each.response.ids) for each in rollouts]
+
+    whole, two, none = LessMissing(Nothing(), 0.6).earned(_written(policy, "rice|tea|pot", "rice|tea", "!!"))
+
+    assert sum(whole) == 0.0
+    assert two[-1] == sum(two) == pytest.approx(-0.2)  # one of three is missing
+    assert none[-1] == sum(none) == pytest.approx(-0.6)
+
+
+def test_a_fine_makes_up_no_reward_where_there_is_none(policy):
+    class Unknown:
+        name, is_model = "unknown", False
+
+        def earned(self, rollouts):
+            return [None, []]
+
+    assert LessMissing(Unknown(), 0.6).earned(_written(policy, "rice", "")) == [None, []]
