@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 from service.contract.engine import Engine
 from service.contract.errors import ConfigurationError
+from service.contract.plugins import files_that_define
 from service.contract.settings import Settings
 
 
@@ -41,8 +42,7 @@ def resolve(name: str) -> str:
 
 def names() -> list[str]:
     """Every engine there is: the files here that define `create`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    return [file.stem for file in files if "\ndef create(" in file.read_text(encoding="utf-8")]
+    return files_that_define("create", __file__)
 
 
 def device_kind() -> Literal["cuda", "cpu"]:

@@ -18,6 +18,7 @@ from tests.bench import tppo_run
 from tests.bench.alignment import OF as OF_ALIGNMENT
 from tests.bench.report import ROOT, Bar, Cell, main
 from tests.bench.tppo_ctr import against_clicks
+from tests.bench.tppo_curves import draw_ablations, draw_run
 from tests.bench.tppo_run import Sizes, Verdicts, Work, auc_gain, measured, prepared, reward_model, steps_of, trained
 from trainer.token_reward.train import RewardConfig
 
@@ -56,6 +57,10 @@ PAID = {
     "paper_alpha_05": ("--values", "published", "--alpha", "0.5"),
     "paper_alpha_1": ("--values", "published", "--alpha", "1"),
 }
+_CURVES = {
+    **{f"local weight {weight:g}": f"local-{weight:g}" for weight in LOCAL_WEIGHTS},
+    **{paid.replace("_", " "): paid for paid in PAID},
+}
 
 BARS = [
     Bar("maths", "holds", ">=", 1),
@@ -67,7 +72,7 @@ BARS = [
     *(Bar(f"relevance_{name}", "share") for name in ("sft", "ppo", "tppo")),
     *(Bar(f"kl_{name}", "nats") for name in ("ppo", "tppo")),
     *(Bar(f"tokens_{name}", "tokens") for name in ("sft", "ppo", "tppo")),
-    *(Bar(f"failures_{name}", "share") for name in ("sft", "ppo", "tppo")),
+    *(Bar(f"failures_{name}", "share") for name in ("base", "sft", "ppo", "tppo")),
     Bar("relevance_variance_ratio", "ratio", "<=", 0.9999),
     Bar("relevance_last_third_gain", "points", ">=", 0),
     Bar("rm_sentence_auc_gain", "AUC"),
@@ -118,6 +123,7 @@ def _run(sizes: Sizes, seed: int) -> dict[str, float]:
     for method in tppo_run.METHODS:
         trained(work, sizes, seed, method, method)
     found = measured(work, sizes, seed, list(tppo_run.METHODS))
+    draw_run(work)
     gain, low, high = auc_gain(work)
     parts = [work.command(name) for name in ("label-prompts", "label", "reward-token", "ppo-prompts", "tppo")]
     return {
@@ -149,6 +155,7 @@ def _compared(found: Mapping[str, Sequence[Verdicts]]) -> dict[str, float]:
         "relevance_sft": sft.rate,
         "tokens_sft": sft.tokens,
         "failures_sft": sft.failures,
+        "failures_base": found["base"][0].failures,
         **{f"relevance_{name}": found[name][-1].rate for name in ("tppo", "ppo")},
         **{f"kl_{name}": found[name][-1].kl for name in ("tppo", "ppo")},
         **{f"tokens_{name}": found[name][-1].tokens for name in ("tppo", "ppo")},
@@ -209,6 +216,7 @@ def _local_weight(weight: float) -> dict[str, float]:
     else:
         model, told = f"rewards/{name}", reward_model(work, 0, name, "--local-weight", str(weight))
     trained(work, ABLATED, 0, "tppo", name, model=model)
+    draw_ablations(work, _CURVES)
     [found] = measured(work, ABLATED, 0, [name])[name]
     figures = {each: told[each] for each in ("token_auc", "sentence_auc", "sentence_accuracy") if each in told}
     return {f"local_{weight:g}_{each}": value for each, value in (*figures.items(), *_ends(found))}
@@ -219,6 +227,7 @@ def _paid(paid: str) -> dict[str, float]:
     work = _work(ABLATED, 0)
     prepared(work, ABLATED, 0)
     trained(work, ABLATED, 0, "tppo", paid, *PAID[paid])
+    draw_ablations(work, _CURVES)
     [found] = measured(work, ABLATED, 0, [paid])[paid]
     return {f"{paid}_{each}": value for each, value in (*_ends(found), ("tokens", found.tokens))}
 

@@ -33,6 +33,7 @@ FIRST, SECOND = "intent", "embedding"
 """The judge that labels, and the one that measures: it shares nothing with the first, and nothing was ever trained on it."""
 
 METHODS = {"tppo": "token_model", "ppo": "sentence_model"}
+_BASE = STARTER.parent / "base"
 _HELD_OUT = 0.15
 _LONGEST_S = 4 * 3600.0
 
@@ -134,7 +135,7 @@ def trained(
 
 
 def measured(work: Work, sizes: Sizes, seed: int, policies: Sequence[str]) -> dict[str, list[Verdicts]]:
-    """What the second judge says of SFT, and of each policy at its milestones, the last one last."""
+    """What the second judge says of the base before SFT, of SFT, and of each policy at its milestones, the last one last."""
     work.command("test-prompts", *_simulated(work, "test", sizes.prompts, 3_000 + seed))
     return asyncio.run(_measured(work, sizes, seed, policies))
 
@@ -142,7 +143,10 @@ def measured(work: Work, sizes: Sizes, seed: int, policies: Sequence[str]) -> di
 async def _measured(work: Work, sizes: Sizes, seed: int, policies: Sequence[str]) -> dict[str, list[Verdicts]]:
     starter, engines = load_policy(STARTER), engines_of("auto")
     try:
-        found = {"sft": [await _verdicts(work, engines, starter, seed)]}
+        found = {
+            "base": [await _verdicts(work, engines, load_policy(_BASE), seed)],
+            "sft": [await _verdicts(work, engines, starter, seed)],
+        }
         for name in policies:
             found[name] = [
                 await _verdicts(work, engines, _milestone(work, starter, name, step), seed) for step in sizes.milestones

@@ -5,15 +5,14 @@ They know nothing about prompts. A kind is a file here that defines `EVENTS`: a 
 """
 
 from importlib import import_module
-from pathlib import Path
 
 from service.contract.errors import ConfigurationError
+from service.contract.plugins import files_that_define
 
 
 def names() -> list[str]:
     """Every kind of log there is: the files here that define `EVENTS`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    return [file.stem for file in files if "\nEVENTS = " in file.read_text(encoding="utf-8")]
+    return files_that_define("EVENTS", __file__)
 
 
 def events_of(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service.contract.artifact import MANIFEST, manifest_sha256
 from service.contract.errors import ArtifactError, ConfigurationError
+from service.contract.plugins import files_that_define
 from service.contract.policy import Policy
 from trainer.methods.pairs import file_sha256, read_pairs
 from trainer.methods.run import MethodConfig, Outcome, Run
@@ -21,8 +22,7 @@ __all__ = ["MethodConfig", "Outcome", "align", "names"]
 
 def names() -> list[str]:
     """Every method there is: the files here that define `train`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    return [file.stem for file in files if "\ndef train(" in file.read_text(encoding="utf-8")]
+    return files_that_define("train", __file__)
 
 
 def align(

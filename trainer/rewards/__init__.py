@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from service.contract.errors import ConfigurationError
+from service.contract.plugins import files_that_define
 from service.contract.policy import Policy
 from service.contract.settings import Settings
 from trainer.audience.scene import Scene
@@ -148,8 +149,7 @@ def get_source(weights: Mapping[str, float], given: Given) -> RewardSource:
 
 def names() -> list[str]:
     """Every source there is: the files here that define `create`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    return [file.stem for file in files if "\ndef create(" in file.read_text(encoding="utf-8")]
+    return files_that_define("create", __file__)
 
 
 def _sum(weighted: Sequence[tuple[list[float] | None, float]]) -> list[float] | None:

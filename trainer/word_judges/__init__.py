@@ -6,10 +6,10 @@ They know nothing about tokens, models or rewards (TPPO 3.2, phase I).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from service.contract.errors import ConfigurationError
+from service.contract.plugins import files_that_define
 from service.contract.settings import Settings
 from service.contract.types import PromptContext
 from trainer.audience.scene import Scene
@@ -121,5 +121,4 @@ def get_word_judge(name: str, settings: Settings) -> WordJudge:
 
 def names() -> list[str]:
     """Every judge of words there is: the files here that define `create`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    return [file.stem for file in files if "\ndef create(" in file.read_text(encoding="utf-8")]
+    return files_that_define("create", __file__)
