@@ -33,6 +33,10 @@ def train_sft(
     output: Annotated[Path, typer.Option(help="Where the merged policy appears; nothing may be there yet.")],
     work: Work = Path(".data/train/sft"),
     version: Annotated[str, typer.Option(help="Name of the new version.")] = "sft-1",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file of `nextquery train prompts`: learn what people typed next, instead of lists."),
+    ] = None,
     lists_per_task: Annotated[int, typer.Option(help="Annotated lists of each task.", min=1)] = 500,
     rewrites: Annotated[int, typer.Option(help="Rewrites of each list in other words (GQR appendix C).", min=0)] = 1,
     epochs: Annotated[float, typer.Option(help="Passes over the lists.", min=0.01)] = 1.0,
@@ -44,7 +48,8 @@ def train_sft(
     seed: Annotated[int, typer.Option(help="Seed of the lists and of their order.")] = 7,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune a model on annotated lists (TRL; GQR eq. 1: loss on the response only)."""
+    """Fine-tune a model on annotated lists, or on what people typed next (TRL; GQR eq. 1: loss on the response only)."""
+    from trainer.prompt_files import examples_of, read_prompts
     from trainer.sft import SftConfig, sft
 
     config = SftConfig(
@@ -56,7 +61,8 @@ def train_sft(
         lora_rank=lora_rank,
         seed=seed,
     )
-    digest = sft(base, output, work, config, version=version, quiet=as_json)
+    examples = examples_of(read_prompts(prompts)) if prompts else ()
+    digest = sft(base, output, work, config, version=version, examples=examples, quiet=as_json)
     say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from service.contract.errors import ArtifactError
 from service.contract.logged_context import as_whole, from_whole
 from trainer.audience.scene import Need, Scene
+from trainer.catalogue.example import Example
 from trainer.prompts import AlignmentPrompt
 
 _SCHEMA = pa.schema(
@@ -72,6 +73,22 @@ def read_prompts(path: Path, *, most: int | None = None) -> list[KnownPrompt]:
     if not rows:
         raise ArtifactError(f"{path} has no prompts. `nextquery train prompts` writes them.")
     return rows
+
+
+def examples_of(rows: Sequence[KnownPrompt]) -> list[Example]:
+    """The prompts whose targets are known, as examples to be fine-tuned on.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    found = [
+        Example(task=each.prompt.task, context=each.prompt.context, queries=each.targets)
+        for each in rows
+        if each.targets
+    ]
+    if not found:
+        raise ArtifactError("No prompt says what was typed next, so there is nothing to be fine-tuned on.")
+    return found
 
 
 def _row(each: KnownPrompt) -> dict[str, Any]:

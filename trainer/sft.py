@@ -6,6 +6,7 @@ exactly what will be asked. LoRA or full; either way the result is one merged mo
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,15 +48,16 @@ def sft(
     config: SftConfig,
     *,
     version: str,
+    examples: Sequence[Example] = (),
     decoding: Decoding | None = None,
     card: str = "",
     quiet: bool = False,
 ) -> str:
     """Fine-tune `base` (a policy, or any causal model by path or hub id) and publish it at `output`.
 
-    `decoding`: how lists are sampled from it; None means as from the base. Goes on from the newest checkpoint in
-    `work`, where `metrics.jsonl` and `loss.png` go too. Returns the SHA-256 of the published manifest. Under `torchrun`
-    the first process publishes, and the others return "".
+    `examples`: what to learn from, instead of annotated lists of the catalogue. `decoding`: how lists are sampled from it;
+    None means as from the base. Goes on from the newest checkpoint in `work`, where `metrics.jsonl` and `loss.png` go too.
+    Returns the SHA-256 of the published manifest. Under `torchrun` the first process publishes, and the others return "".
 
     Raises:
         ArtifactError: The base cannot be found or trusted, or something is at `output` already.
@@ -63,7 +65,7 @@ def sft(
     if output.exists():
         raise ArtifactError(f"{output} exists already, and a version never changes. Give another output directory.")
     policy = load_policy(base)
-    rows = [encode(example, policy.tokenizer) for example in annotated_lists(config)]
+    rows = [encode(example, policy.tokenizer) for example in examples or annotated_lists(config)]
     model = train(policy, rows, work, config, quiet=quiet)
     if int(os.environ.get("RANK", "0")) > 0:
         return ""
@@ -76,7 +78,7 @@ def sft(
         text_format=policy.tokenizer.format,
         decoding=decoding or policy.decoding,
         card=card or f"# {version}\n\nFine-tuned from {policy.version} by `nextquery train sft`.\n",
-        training={"method": "sft", "base": policy.version, **asdict(config)},
+        training={"method": "sft", "base": policy.version, "lists": len(rows), **asdict(config)},
     )
 
 

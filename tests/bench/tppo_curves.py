@@ -31,12 +31,19 @@ def draw_run(work: Work) -> None:
 
 
 def draw_ablations(work: Work, runs: Mapping[str, str]) -> None:
-    """`length.png` and `relevance.png` of the runs that are there, by what they are called in the picture."""
+    """`length.png` (Figure 12), `relevance.png` and `loss.png` (Figure 11) of the runs that are there, by their names in it."""
     there = {told: name for told, name in runs.items() if (work.place / f"{name}.json").is_file()}
     for key, unit in (("length", "tokens of a response"), ("relevance", "share of relevant responses (second judge)")):
         draw_lines(
             {told: _smoothed(steps_of(work, name), key) for told, name in there.items()}, unit, _picture(work, key)
         )
+
+    losses = {told: name for told, name in there.items() if (work.place / f"reward-{name}-work").is_dir()}
+    draw_lines(
+        {told: _measured(work, name, "loss") for told, name in losses.items()},
+        "loss of the reward model",
+        _picture(work, "loss"),
+    )
 
 
 def _smoothed(steps: list[dict[str, float]], key: str) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from service.contract.tables import clicks, impressions, searches
 from service.contract.types import EventSource
 from trainer.histories import names
 from trainer.histories_to_prompts import Event, HistoryConfig, predicted, prompts_from_log, simulated_prompts
-from trainer.prompt_files import read_prompts, write_prompts
+from trainer.prompt_files import KnownPrompt, examples_of, read_prompts, write_prompts
 
 AOL = """\
 AnonID\tQuery\tQueryTime\tItemRank\tClickURL
@@ -206,6 +206,16 @@ def test_prompts_come_back_from_a_file_as_they_were(tmp_path):
     assert rows == simulated_prompts(5, newest=10, seed=3)
     with pytest.raises(ArtifactError, match="exists already"):
         write_prompts(rows, tmp_path / "prompts.parquet")
+
+
+def test_only_prompts_with_targets_are_examples():
+    row = simulated_prompts(1)[0]
+
+    [example] = examples_of([row, KnownPrompt(prompt=row.prompt)])
+
+    assert (example.task, example.context, example.queries) == ("predict", row.prompt.context, row.targets)
+    with pytest.raises(ArtifactError, match="nothing to be fine-tuned on"):
+        examples_of([KnownPrompt(prompt=row.prompt)])
 
 
 def test_a_file_that_holds_no_prompts_is_refused(tmp_path):
