@@ -39,11 +39,9 @@ def draw_ablations(work: Work, runs: Mapping[str, str]) -> None:
         )
 
     losses = {told: name for told, name in there.items() if (work.place / f"reward-{name}-work").is_dir()}
-    draw_lines(
-        {told: _measured(work, name, "loss") for told, name in losses.items()},
-        "loss of the reward model",
-        _picture(work, "loss"),
-    )
+    if losses:
+        curves = {told: _measured(work, name, "loss") for told, name in losses.items()}
+        draw_lines(curves, "loss of the reward model", _picture(work, "loss"))
 
 
 def _smoothed(steps: list[dict[str, float]], key: str) -> list[tuple[float, float]]:

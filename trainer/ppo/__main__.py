@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and no progress.")]
 PolicyAt = Annotated[str, typer.Option(help="A policy, or any causal model by path or hub id.")]
 Prompts = Annotated[Path, typer.Option(help="Parquet file of `nextquery train prompts`.")]
-Most = Annotated[int | None, typer.Option(help="The first so many prompts. [all]", min=1)]
+Most = Annotated[int | None, typer.Option(help="The first so many prompts; all by default.", min=1)]
 Engine = Annotated[str, typer.Option(help="auto, vllm_local or transformers_local.")]
 Seed = Annotated[int, typer.Option(help="Decides what is sampled.")]
 Judge = Annotated[
@@ -44,7 +44,9 @@ def make_prompts(
     people: Annotated[
         str, typer.Option(help="Share of the people by a hash, such as 0:0.9 to learn from and 0.9:1.")
     ] = "0:1",
-    most: Annotated[int | None, typer.Option(help="At most so many prompts. [all; 1,000 simulated]", min=1)] = None,
+    most: Annotated[
+        int | None, typer.Option(help="At most so many prompts; all by default, and 1,000 simulated.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which simulated people.")] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from peft import get_peft_model
 
 from service.contract.artifact import MANIFEST, manifest_sha256
-from service.contract.errors import ArtifactError
+from service.contract.errors import ArtifactError, ConfigurationError
 from service.contract.policy import Policy, load_policy
 from service.contract.progress import reporter
 from service.contract.settings import Settings
@@ -31,6 +31,7 @@ from trainer.methods.run import MethodConfig, Run
 from trainer.ppo.actor_critic import ActorCritic
 from trainer.ppo.config import PpoConfig
 from trainer.ppo.loop import Watch, train
+from trainer.ppo.maths import CLASS_VALUES
 from trainer.ppo.rollout import EngineRollouts, ModelRollouts, Rollout, Rollouts
 from trainer.prompt_files import KnownPrompt
 from trainer.rewards import AtTheEnd, Given, LessMissing, get_source
@@ -105,6 +106,8 @@ def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
         raise ArtifactError(
             f"{wanted.output} exists already, and a version never changes. Give another output directory."
         )
+    if wanted.values not in CLASS_VALUES:
+        raise ConfigurationError(f"Classes are worth {' or '.join(CLASS_VALUES)}, not {wanted.values!r}.")
     length = wanted.suggested_length or suggested_length(wanted.prompts, wanted.policy)
     source = get_source(
         wanted.rewards,

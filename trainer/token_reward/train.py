@@ -28,6 +28,7 @@ from trainer.token_reward.model import Level, RewardModel, new_model, save_model
 from trainer.token_reward.rows import RewardRow, apart
 
 _FEWEST_HELD_OUT = 20
+_ON_THE_WAY = 512  # rows held out that a point of the curves is measured on; the figures at the end are of all
 _CARD = """# {version}
 
 A reward model at {level} level for responses of {policy}, trained by `nextquery train reward` on {rows} labels.
@@ -202,7 +203,7 @@ def _fitted(
     fit.remove_callback(PrinterCallback)
     report = reporter(work / "metrics.jsonl", every_s=0.0, quiet=quiet)
     every = max(1, steps // config.evaluations)
-    fit.add_callback(_Watch(report, lambda: figures(scored(model.eval(), held_out)), every))
+    fit.add_callback(_Watch(report, lambda: figures(scored(model.eval(), held_out[:_ON_THE_WAY])), every))
     checkpoint = newest_checkpoint(work)
     fit.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval().requires_grad_(False)

@@ -138,6 +138,11 @@ def test_the_work_of_another_run_is_not_mixed(base, tmp_path):
         run_ppo(_run(base, tmp_path, output=tmp_path / "other", config=replace(CONFIG, learning_rate=2e-3)), quiet=True)
 
 
+def test_classes_are_worth_what_is_known_only(base, tmp_path):
+    with pytest.raises(ConfigurationError, match="published or centred, not 'paper'"):
+        run_ppo(_run(base, tmp_path, values="paper"), quiet=True)
+
+
 def test_a_version_never_changes(base, tmp_path):
     (tmp_path / "ppo-1").mkdir()
 
