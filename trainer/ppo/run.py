@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from peft import get_peft_model
 
 from service.contract.artifact import MANIFEST, manifest_sha256
 from service.contract.errors import ArtifactError, ConfigurationError
-from service.contract.policy import Policy, load_policy
-from service.contract.progress import reporter
+from service.contract.policy import Policy
+from service.contract.progress import Report, reporter
 from service.contract.settings import Settings
 from service.contract.tasks import get_task
 from trainer.align import engines_of
-from trainer.export import export_adapter, export_policy
 from trainer.labels import asked_about
 from trainer.methods.models import adapter_config, fresh, set_start, to_train
 from trainer.methods.plots import Plots, plot
@@ -32,9 +30,10 @@ from trainer.ppo.actor_critic import ActorCritic
 from trainer.ppo.config import PpoConfig
 from trainer.ppo.loop import Watch, train
 from trainer.ppo.maths import CLASS_VALUES
+from trainer.ppo.publish import publish
 from trainer.ppo.rollout import EngineRollouts, ModelRollouts, Rollout, Rollouts
 from trainer.prompt_files import KnownPrompt
-from trainer.rewards import AtTheEnd, Given, LessMissing, get_source
+from trainer.rewards import AtTheEnd, Given, LessMissing, RewardSource, get_source
 from trainer.word_judges import get_word_judge
 
 METRICS = "metrics.jsonl"
@@ -48,14 +47,6 @@ CURVES: Plots = {  # TPPO, Figures 5, 9 and 12
     "explained": ("share of the variance of returns that values explain", ("explained",)),
 }
 _LENGTH_SHARE = 0.9  # of the targets that are no longer than the suggested length
-_CARD = """# {version}
-
-Trained from {policy} by `nextquery train ppo` for {steps} steps of {prompts} responses, rewarded by {rewards}{end}.
-
-| figure | value |
-|---|---:|
-{rows}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,72 +93,20 @@ def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
         ConfigurationError: A source lacks what it needs, or `work` belongs to another run.
         ArtifactError: Something is at the output already, a model cannot be trusted, or a loss is no number.
     """
-    if wanted.output.exists():
-        raise ArtifactError(
-            f"{wanted.output} exists already, and a version never changes. Give another output directory."
-        )
-    if wanted.values not in CLASS_VALUES:
-        raise ConfigurationError(f"Classes are worth {' or '.join(CLASS_VALUES)}, not {wanted.values!r}.")
+    _refuse(wanted)
     length = wanted.suggested_length or suggested_length(wanted.prompts, wanted.policy)
-    source = get_source(
-        wanted.rewards,
-        Given(
-            policy=wanted.policy,
-            models=wanted.models,
-            predictor=wanted.predictor,
-            judge=wanted.judge,
-            scenes={each.prompt.prompt_id: each.scene for each in wanted.prompts if each.scene},
-            values=wanted.values,
-            suggested_length=length,
-            alpha=wanted.alpha,
-        ),
-    )
-    source = AtTheEnd(source) if wanted.at_the_end else source
-    source = LessMissing(source, wanted.missing_cost) if wanted.missing_cost else source
-    run = _as_run(wanted)
+    source, run = _source(wanted, length), _as_run(wanted)
     run.claim(_identity(wanted, length))
     torch.manual_seed(wanted.config.seed)
     actor = ActorCritic(_policy_model(run))
-    reference = None if wanted.config.lora_rank else fresh(wanted.policy)
-    accelerator, tell = Accelerator(), reporter(wanted.work / METRICS, every_s=0.0, quiet=quiet)
     _forget_after(wanted.work)
-
-    def report(done: float, figures: dict[str, float]) -> None:
-        if int(figures["step"]) in wanted.milestones:
-            place = wanted.work / f"milestone-{int(figures['step'])}"
-            actor.policy.save_pretrained(place, selected_adapters=["default"], save_embedding_layers=False)
-        tell(done, figures)
-
-    async def go() -> None:
-        rollouts, close = await _rollouts(wanted)
-        try:
-            await train(
-                actor,
-                reference,
-                [each.prompt for each in wanted.prompts],
-                rollouts,
-                source,
-                wanted.config,
-                wanted.work,
-                report,
-                accelerator=accelerator,
-                watch=watch_of(wanted.watch, wanted.prompts) if wanted.watch else None,
-            )
-        finally:
-            await close()
-
-    asyncio.run(go())
+    asyncio.run(_train(wanted, actor, source, _reports(wanted, actor, quiet=quiet)))
     if int(os.environ.get("RANK", "0")) > 0:
         return {}
     plot(wanted.work / METRICS, wanted.work, CURVES)
     figures = {"suggested_length": length, **last_figures(wanted.work / METRICS)}
-    digest = _publish(actor.policy, wanted, figures)
-    return {
-        "version": wanted.version,
-        "directory": str(wanted.output),
-        "manifest_sha256": digest,
-        "figures": figures,
-    }
+    digest = publish(actor.policy, wanted.policy, wanted.output, wanted.version, _told(wanted), figures, wanted.config)
+    return {"version": wanted.version, "directory": str(wanted.output), "manifest_sha256": digest, "figures": figures}
 
 
 def suggested_length(prompts: Sequence[KnownPrompt], policy: Policy) -> float:
@@ -201,6 +140,68 @@ def last_figures(metrics: Path) -> dict[str, float]:
     """The last line of the JSON lines of a run."""
     last = json.loads(metrics.read_text().splitlines()[-1])
     return {key: value for key, value in last.items() if key not in ("done", "eta_s")}
+
+
+def _told(wanted: PpoRun) -> str:
+    """What rewards a run, in words."""
+    rewards = " + ".join(f"{weight:g} {name}" for name, weight in wanted.rewards.items())
+    return f"{rewards}{' at the end' if wanted.at_the_end else ''}"
+
+
+def _refuse(wanted: PpoRun) -> None:
+    if wanted.output.exists():
+        raise ArtifactError(
+            f"{wanted.output} exists already, and a version never changes. Give another output directory."
+        )
+    if wanted.values not in CLASS_VALUES:
+        raise ConfigurationError(f"Classes are worth {' or '.join(CLASS_VALUES)}, not {wanted.values!r}.")
+
+
+def _source(wanted: PpoRun, length: float) -> RewardSource:
+    given = Given(
+        policy=wanted.policy,
+        models=wanted.models,
+        predictor=wanted.predictor,
+        judge=wanted.judge,
+        scenes={each.prompt.prompt_id: each.scene for each in wanted.prompts if each.scene},
+        values=wanted.values,
+        suggested_length=length,
+        alpha=wanted.alpha,
+    )
+    source = get_source(wanted.rewards, given)
+    source = AtTheEnd(source) if wanted.at_the_end else source
+    return LessMissing(source, wanted.missing_cost) if wanted.missing_cost else source
+
+
+def _reports(wanted: PpoRun, actor: ActorCritic, *, quiet: bool) -> Report:
+    """Tells of each step, and keeps the adapter of those that are milestones."""
+    tell = reporter(wanted.work / METRICS, every_s=0.0, quiet=quiet)
+
+    def report(done: float, figures: dict[str, float]) -> None:
+        if int(figures["step"]) in wanted.milestones:
+            place = wanted.work / f"milestone-{int(figures['step'])}"
+            actor.policy.save_pretrained(place, selected_adapters=["default"], save_embedding_layers=False)
+        tell(done, figures)
+
+    return report
+
+
+async def _train(wanted: PpoRun, actor: ActorCritic, source: RewardSource, report: Report) -> None:
+    rollouts, close = await _rollouts(wanted)
+    try:
+        await train(
+            actor,
+            None if wanted.config.lora_rank else fresh(wanted.policy),
+            [each.prompt for each in wanted.prompts],
+            rollouts,
+            source,
+            wanted.config,
+            wanted.work,
+            report,
+            watch=watch_of(wanted.watch, wanted.prompts) if wanted.watch else None,
+        )
+    finally:
+        await close()
 
 
 def _response(each: KnownPrompt, policy: Policy) -> str:
@@ -267,46 +268,3 @@ def _forget_after(work: Path) -> None:
     last = int(found[-1].name.removeprefix("step-")) if found else 0
     lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("}\n")]
     metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= last))
-
-
-def _publish(model: Any, wanted: PpoRun, figures: Mapping[str, float]) -> str:
-    rewards = " + ".join(f"{weight:g} {name}" for name, weight in wanted.rewards.items())
-    card = _CARD.format(
-        version=wanted.version,
-        policy=wanted.policy.version,
-        steps=wanted.config.steps,
-        prompts=wanted.config.prompts,
-        rewards=rewards,
-        end=" at the end" if wanted.at_the_end else "",
-        rows="\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items()),
-    )
-    training = {
-        "method": "token_ppo",
-        "rewards": dict(wanted.rewards),
-        "figures": dict(figures),
-        **asdict(wanted.config),
-    }
-    policy = wanted.policy
-    if wanted.config.lora_rank:
-        base = load_policy(policy.model_directory)
-        return export_adapter(
-            model,
-            base,
-            wanted.output,
-            version=wanted.version,
-            card=card,
-            lineage=policy.version,
-            decoding=policy.decoding,
-            training=training,
-        )
-    return export_policy(
-        model,
-        policy.directory,
-        wanted.output,
-        version=wanted.version,
-        text_format=policy.tokenizer.format,
-        lineage=policy.version,
-        decoding=policy.decoding,
-        card=card,
-        training=training,
-    )
