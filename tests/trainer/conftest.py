@@ -1,5 +1,6 @@
 """What the tests of the trainer share: a tokenizer trained in a second, and a model of one layer."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,17 @@ from tests.trainer.tiny_llama import TINY
 from trainer.export import export_policy
 from trainer.pretrain import new_model
 from trainer.tokenizer import FORMAT, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads gain nothing on so small a model, and wait for each other on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """What the tests of alignment methods share: a small policy with the starter's tokenizer, and pairs of lists."""
 
 import json
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,8 @@ from trainer.export import export_policy
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads gain nothing on so small a model, and wait for each other on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """Every test here trains a small model."""
 
 
 @pytest.fixture(scope="session")

@@ -4,20 +4,13 @@ import json
 import shutil
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from service.contract.policy import load_policy
 from trainer.__main__ import app
 from trainer.prompt_files import read_prompts
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _run(*words):

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-import torch
 
 from service.contract.errors import ConfigurationError
 from service.contract.policy import load_policy
@@ -21,15 +20,9 @@ from trainer.ppo.config import PpoConfig
 from trainer.ppo.night import TaskPpo, run_for_task
 from trainer.ppo.run import PpoRun
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SERVED = {"parse_ok_share": 0.99, "latency_p95_ms": 100.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

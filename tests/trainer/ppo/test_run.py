@@ -24,6 +24,8 @@ from trainer.relevance import divergence
 from trainer.rewards import names
 from trainer.token_reward.model import new_model, save_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = PpoConfig(
     steps=4,
     prompts=8,
@@ -35,14 +37,6 @@ CONFIG = PpoConfig(
     lora_rank=4,
     lora_alpha=8,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -14,16 +14,10 @@ from trainer.token_reward.model import load_model, new_model, save_model, scores
 from trainer.token_reward.rows import RewardRow
 from trainer.token_reward.train import RewardConfig, train_reward
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = RewardConfig(epochs=4, batch_size=16, learning_rate=1e-2, held_out=0.2, evaluations=2)
 SAME = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
