@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.contract.commands import load_settings, say
+from service.contract.commands import load_settings, print_table, say
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -308,24 +308,40 @@ def relevance(
 
     judging, engines = get_word_judge(judge, load_settings()), engines_of(engine)
     read = [load_policy(policy) for policy in policies]
-    told: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
 
     async def run() -> None:
         try:
             for file in prompts:
-                rows, found = read_prompts(file, most=most), dict[str, Judged]()
+                rows, found, rates = read_prompts(file, most=most), dict[str, Judged](), {}
                 for policy in read:
-                    found[policy.version] = await judged(
+                    written = await judged(
                         await engines.of(policy), policy, rows, judging, seed=seed, max_tokens=max_tokens, served=served
                     )
-                    kl = None if served else divergence(policy, found[policy.version].written)
-                    told[f"{file.stem}: {policy.version}"] = asdict(relevance_of(found[policy.version], kl=kl))
-                told.update({f"{file.stem}: {pair}": asdict(each) for pair, each in duels(found, judging).items()})
+                    kl = None if served else divergence(policy, written.written)
+                    found[policy.version], rates[policy.version] = written, asdict(relevance_of(written, kl=kl))
+                pairs = {pair: asdict(each) for pair, each in duels(found, judging).items()}
+                sets[file.stem] = {"policies": rates, "duels": pairs}
         finally:
             await engines.close()
 
     asyncio.run(run())
-    say({**told, **({"spent": dict(judging.spent)} if judging.spent else {})}, as_json)
+    if as_json:
+        say({"sets": sets, "spent": dict(judging.spent)}, as_json)
+        return
+    for name, found in sets.items():
+        _show(f"{name}: share of relevant responses", "policy", found["policies"])
+        _show(f"{name}: duels", "first against second", found["duels"])
+
+
+def _show(title: str, first: str, rows: dict[str, dict[str, Any]]) -> None:
+    """A table of figures, a row a name."""
+    if rows:
+        columns = list(next(iter(rows.values())))
+        cells = [
+            [f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in columns] for row in rows.values()
+        ]
+        print_table(title, [first, *columns], [[name, *row] for name, row in zip(rows, cells, strict=True)])
 
 
 def _share(people: str) -> tuple[float, float]:

@@ -56,8 +56,10 @@ def test_from_prompts_to_a_policy_whose_relevance_is_measured(tiny_policy, tmp_p
     assert "relevance" in trained["figures"]
     assert (tmp_path / "work" / "milestone-1" / "adapter_config.json").is_file()
     assert load_policy(tmp_path / "ppo-1").lineage == "tiny"
-    assert set(measured) == {"prompts: tiny", "prompts: ppo-1", "prompts: ppo-1 against tiny"}
-    assert measured["prompts: tiny"]["kl"] == 0.0
+    found = measured["sets"]["prompts"]
+    assert set(found["policies"]) == {"tiny", "ppo-1"}
+    assert found["policies"]["tiny"]["kl"] == 0.0
+    assert set(found["duels"]) == {"ppo-1 against tiny"}
 
 
 def test_a_log_becomes_prompts_of_the_people_and_time_asked_for(tmp_path):
