@@ -13,6 +13,7 @@ from trainer.jobs.stage import Judgement, Part, RunSoFar, Stage
 from trainer.jobs.stages.ctr_train import JUDGE, SEARCH
 
 _DPO, _PPO = "iter_dpo", "token_ppo"
+_PASSES, _RESPONSES = 8, 64  # of PPO over the prompts, and in each of its steps
 _METHODS = {"iter_dpo": (_DPO,), "token_ppo": (_PPO,), "both": (_DPO, _PPO), "none": ()}
 
 
@@ -52,7 +53,8 @@ def _part(run: RunSoFar, task: str, method: str) -> Part:
     else:
         words = ("train", "ppo", "--task", task, "--prompts", log, "--reward", "ctr")
         words += ("--predictor", str(search["directory"]), "--judge-predictor", str(judge["directory"]))
-        limits = ("--most", str(jobs.prompts), *run.more_words("ppo"))
+        steps = max(1, _PASSES * jobs.prompts // _RESPONSES)
+        limits = ("--most", str(jobs.prompts), "--steps", str(steps), *run.more_words("ppo"))
     words += ("--policy", policy.directory)
     digest = _digest(task, method, str(search["version"]), str(judge["version"]), policy.version, *limits)
     version = f"{method.rpartition('_')[2]}-{task}-{run.window.until:%Y%m%d}-{digest}"
