@@ -74,7 +74,9 @@ class Event:
 
 
 def prompts_from_log(kind: str, log: Path, config: HistoryConfig, *, most: int | None = None) -> list[KnownPrompt]:
-    """One prompt a person at most, in an order that a hash of the person decides; rows that nobody can read are left out.
+    """One prompt a person at most, in an order that a hash of the person decides; of those who did the same, the first one's.
+
+    Rows that nobody can read are left out.
 
     Raises:
         ConfigurationError: There is no such kind of log, it cannot be read, or nobody has done enough.
@@ -88,7 +90,9 @@ def prompts_from_log(kind: str, log: Path, config: HistoryConfig, *, most: int |
             f"In {log} nobody typed {config.newest} queries after {config.least_history} other events in that time. Take a "
             "longer window, or ask for fewer."
         )
-    return [each for _, each in sorted(found, key=lambda pair: pair[0])][:most]
+    in_order = [each for _, each in sorted(found, key=lambda pair: pair[0])]
+    distinct = {each.prompt.prompt_id: each for each in reversed(in_order)}
+    return list(distinct.values())[::-1][:most]
 
 
 def simulated_prompts(count: int, *, newest: int = 3, seed: int = 0) -> list[KnownPrompt]:

@@ -14,6 +14,7 @@ from trainer.histories import names
 from trainer.histories_to_prompts import Event, HistoryConfig, predicted, prompts_from_log, simulated_prompts
 from trainer.prompt_files import KnownPrompt, examples_of, read_prompts, write_prompts
 
+DATA = Path(__file__).parents[3] / "shared" / "data"
 AOL = """\
 AnonID\tQuery\tQueryTime\tItemRank\tClickURL
 7\trice cooker\t2006-03-01 07:17:12\t\t
@@ -223,3 +224,12 @@ def test_a_file_that_holds_no_prompts_is_refused(tmp_path):
 
     with pytest.raises(ArtifactError, match="nextquery train prompts"):
         read_prompts(tmp_path / "prompts.parquet")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not on this machine")
+def test_real_sessions_become_histories():
+    rows = prompts_from_log("sessions", DATA / "sessions.jsonl", HistoryConfig())
+
+    assert len(rows) > 3_000
+    assert all(len(row.targets) == 3 and len(row.prompt.context.history) >= 2 for row in rows)
+    assert len({row.prompt.prompt_id for row in rows}) == len(rows)  # some sessions begin alike
