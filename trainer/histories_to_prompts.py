@@ -3,7 +3,6 @@
 It knows no kind of log by name.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from service.contract.types import EventSource, HistoryEvent, PromptContext
 from trainer.audience.audience import Audience
 from trainer.audience.scenes import draw_scene
 from trainer.histories import events_of
-from trainer.prompt_files import KnownPrompt
+from trainer.prompt_files import KnownPrompt, share_of
 from trainer.prompts import prompt_of
 
 TASK = "predict"
@@ -83,8 +82,8 @@ def prompts_from_log(kind: str, log: Path, config: HistoryConfig, *, most: int |
     """
     found = []
     for person, events in _people(kind, log):
-        if config.people[0] <= _share(person) < config.people[1] and (each := predicted(events, config)):
-            found.append((_share(f"order:{person}"), each))
+        if config.people[0] <= share_of(person) < config.people[1] and (each := predicted(events, config)):
+            found.append((share_of(f"order:{person}"), each))
     if not found:
         raise ConfigurationError(
             f"In {log} nobody typed {config.newest} queries after {config.least_history} other events in that time. Take a "
@@ -169,8 +168,3 @@ def _people(kind: str, log: Path) -> Iterator[tuple[str, list[Event]]]:
 def _rows(found: Any) -> Iterator[tuple[str, datetime, str, str]]:
     while batch := found.fetchmany(_FETCHED):
         yield from batch
-
-
-def _share(person: str) -> float:
-    """Where a person stands between 0 and 1, whatever the log."""
-    return int.from_bytes(hashlib.sha256(person.encode()).digest()[:6]) / 256**6

@@ -3,6 +3,7 @@
 It knows nothing about where histories come from or what is written for them.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -73,6 +74,11 @@ def read_prompts(path: Path, *, most: int | None = None) -> list[KnownPrompt]:
     if not rows:
         raise ArtifactError(f"{path} has no prompts. `nextquery train prompts` writes them.")
     return rows
+
+
+def share_of(name: str) -> float:
+    """Where a person or a prompt stands between 0 and 1, whatever the log: who is learnt from, and who is held out."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 256**6
 
 
 def examples_of(rows: Sequence[KnownPrompt]) -> list[Example]:

@@ -116,19 +116,23 @@ def relevance(found: Judged, *, kl: float | None = None) -> Relevance:
     if not found.written:
         raise ConfigurationError("There are no prompts to measure relevance on. Give a file that has some.")
     count = len(found.written)
-    failed = [
-        each.response.problem is not None or len(each.response.queries) < each.prompt.context.n
-        for each in found.written
-    ]
     return Relevance(
         prompts=count,
         words_first=_share(found.words_first),
         sentence=_share(found.sentence),
         unjudged=sum(each is None for each in (*found.words_first, *found.sentence)),
-        failures=sum(failed) / count,
+        failures=failure_share(found.written),
         tokens=sum(len(each.response.ids) for each in found.written) / count,
         kl=kl,
     )
+
+
+def failure_share(written: Sequence[Rollout]) -> float:
+    """Share of the responses that are not a whole list of as many queries as were asked for."""
+    failed = [
+        each.response.problem is not None or len(each.response.queries) < each.prompt.context.n for each in written
+    ]
+    return sum(failed) / max(1, len(failed))
 
 
 def duel(one: Judged, other: Judged, judge: WordJudge) -> Duel:

@@ -8,6 +8,7 @@ import json
 import time
 from pathlib import Path
 
+from service.contract.engine import Engine
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER
 from tests.bench.alignment import SHORT, SHORT_PROMPTS, short_figures, short_work
@@ -96,8 +97,8 @@ def _trained(work: Work, rounds: Path) -> tuple[Policy, float]:
     return load_policy(output), float(json.loads(note.read_text()))
 
 
-async def _kl(engine: object, policy: Policy, prompts: list[AlignmentPrompt]) -> float:
-    written = await sample(engine, policy, prompts, seed=5, max_tokens=64, adapter=policy.adapter)  # type: ignore[arg-type]
+async def _kl(engine: Engine, policy: Policy, prompts: list[AlignmentPrompt]) -> float:
+    written = await sample(engine, policy, prompts, seed=5, max_tokens=64, adapter=policy.adapter)
     return divergence(policy, written)
 
 

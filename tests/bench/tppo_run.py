@@ -23,7 +23,7 @@ from trainer.jobs.process import Limits, run_command
 from trainer.labels import asked_about, read_labels
 from trainer.ppo.rollout import sample
 from trainer.prompt_files import read_prompts
-from trainer.relevance import divergence
+from trainer.relevance import divergence, failure_share
 from trainer.token_reward.measure import scored
 from trainer.token_reward.model import load_model
 from trainer.token_reward.rows import apart, rows_of
@@ -165,12 +165,11 @@ async def _verdicts(work: Work, engines: Any, policy: Policy, seed: int) -> Verd
         prompts = [each.prompt for each in rows]
         written = await sample(engine, policy, prompts, seed=seed, max_tokens=64, adapter=policy.adapter)
         asked = [asked_about(each.prompt, each.response, row.scene) for each, row in zip(written, rows, strict=True)]
-        failed = [each.response.problem is not None or len(each.response.queries) < 3 for each in written]
         told = {
             "kl": divergence(policy, written),
             "relevant": [bool(verdict) for verdict in judge.whole(asked)],
             "tokens": float(np.mean([len(each.response.ids) for each in written])),
-            "failures": float(np.mean(failed)),
+            "failures": failure_share(written),
         }
         file.write_text(json.dumps(told))
     told = json.loads(file.read_text())

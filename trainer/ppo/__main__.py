@@ -6,7 +6,7 @@ It knows how to ask and how to show; torch is imported only inside a command.
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -128,7 +128,9 @@ def reward(
     output: Annotated[Path, typer.Option(help="Where the reward model appears; nothing may be there yet.")],
     policy: PolicyAt,
     version: Annotated[str, typer.Option(help="Name of the new version.")],
-    level: Annotated[str, typer.Option(help="token, or sentence: the baseline on the same labels.")] = "token",
+    level: Annotated[
+        Literal["token", "sentence"], typer.Option(help="token, or sentence: the baseline on the same labels.")
+    ] = "token",
     work: Annotated[Path, typer.Option(help="Checkpoints, metrics and plots; a second run goes on there.")] = Path(
         ".data/train/reward"
     ),
@@ -152,7 +154,7 @@ def reward(
     from trainer.token_reward.train import RewardConfig, train_reward
 
     config = RewardConfig(
-        level=level,  # type: ignore[arg-type]  # it refuses another one
+        level=level,
         looks_ahead=looks_ahead,
         local_weight=local_weight,
         held_out=held_out,

@@ -16,13 +16,12 @@ from service.contract.policy import Policy, load_policy
 from service.contract.snapshot import open_snapshot
 from trainer.align import engines_of
 from trainer.assess import Assessment, assess, write
-from trainer.ppo.run import PpoRun, run_ppo
+from trainer.ppo.run import PpoRun, not_exceeded, run_ppo
 from trainer.prompt_files import KnownPrompt
 from trainer.prompts import AlignmentPrompt, prompts_of
 from trainer.rounds import JUDGES, SEARCHES
 
 _NOTE = "before.json"
-_LENGTH_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +119,7 @@ def _measured(
             written = await write(await engines.of(policy), policy, tested)
         finally:
             await engines.close()
-        return assess(written, predictors), sorted(each.tokens for each in written)
+        return assess(written, predictors), [each.tokens for each in written]
 
     found, lengths = asyncio.run(run())
-    return {**asdict(found), "long_tokens": float(lengths[min(len(lengths) - 1, int(_LENGTH_SHARE * len(lengths)))])}
+    return {**asdict(found), "long_tokens": not_exceeded(lengths)}

@@ -115,13 +115,18 @@ def suggested_length(prompts: Sequence[KnownPrompt], policy: Policy) -> float:
     Raises:
         ArtifactError: No prompt has targets.
     """
-    lengths = sorted(len(policy.tokenizer.encode_response(_response(each, policy))) for each in prompts if each.targets)
+    lengths = [len(policy.tokenizer.encode_response(_response(each, policy))) for each in prompts if each.targets]
     if not lengths:
         raise ArtifactError(
             "No prompt says what was typed next, so nobody knows how long a response should be. Give --suggested-length, or "
             "prompts with targets."
         )
-    return float(lengths[min(len(lengths) - 1, int(_LENGTH_SHARE * len(lengths)))])
+    return not_exceeded(lengths)
+
+
+def not_exceeded(lengths: Sequence[int]) -> float:
+    """The length that nine in ten do not exceed."""
+    return float(sorted(lengths)[min(len(lengths) - 1, int(_LENGTH_SHARE * len(lengths)))])
 
 
 def watch_of(judge: str, prompts: Sequence[KnownPrompt]) -> Watch:

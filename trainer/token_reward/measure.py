@@ -73,9 +73,7 @@ def figures(found: Scored) -> dict[str, float]:
 
 def calibration_error(p: Floats, true: NDArray[np.bool_]) -> float:
     """Expected calibration error over ten bins of equal width: |mean p - share of true|, weighted by size."""
-    bins = np.minimum((p * _BINS).astype(int), _BINS - 1)
-    gaps = [abs(p[bins == k].mean() - true[bins == k].mean()) * (bins == k).sum() for k in np.unique(bins)]
-    return float(sum(gaps) / max(1, len(p)))
+    return sum(abs(mean - share) * count for mean, share, count in reliability(p, true)) / max(1, len(p))
 
 
 def reliability(p: Floats, true: NDArray[np.bool_]) -> list[tuple[float, float, int]]:

@@ -3,7 +3,6 @@
 It knows nothing about models.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from service.contract.policy import Policy
 from service.contract.tasks import get_task
 from trainer.labels import Label
 from trainer.ppo.rollout import prompt_ids_of
+from trainer.prompt_files import share_of
 from trainer.words import read_response, token_classes
 
 
@@ -38,8 +38,7 @@ def apart(rows: Sequence[RewardRow], held_out: float) -> tuple[list[RewardRow], 
     learnt: list[RewardRow] = []
     kept: list[RewardRow] = []
     for row in rows:
-        share = int.from_bytes(hashlib.sha256(row.prompt_id.encode()).digest()[:6]) / 256**6
-        (kept if share < held_out else learnt).append(row)
+        (kept if share_of(row.prompt_id) < held_out else learnt).append(row)
     return learnt, kept
 
 

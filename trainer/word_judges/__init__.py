@@ -3,6 +3,7 @@
 They know nothing about tokens, models or rewards (TPPO 3.2, phase I).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -68,7 +69,7 @@ class WordJudge(Protocol):
         ...
 
 
-class GradingJudge:
+class GradingJudge(ABC):
     """What judges have in common that give a response a grade, and no price.
 
     A response is relevant from the grade `enough` on, and better than another from a lead of `lead` on.
@@ -79,9 +80,9 @@ class GradingJudge:
     def __init__(self, *, enough: float, lead: float) -> None:
         self._enough, self._lead = enough, lead
 
+    @abstractmethod
     def grades(self, asked: Sequence[Asked]) -> list[float]:
         """How relevant each response is."""
-        raise NotImplementedError
 
     def whole(self, asked: Sequence[Asked]) -> list[bool | None]:
         """See `WordJudge`."""
