@@ -14,11 +14,11 @@ from service.contract.errors import ConfigurationError
 from service.contract.policy import load_policy
 from service.contract.progress import reporter
 from service.contract.settings import Settings
-from service.contract.snapshot import Snapshot, open_snapshot
+from service.contract.snapshot import open_snapshot
 from service.engines import create_engine
 from trainer.judges import get_judge
 from trainer.judges.embedding import installed_embedder
-from trainer.prompts import AlignmentPrompt, prompts_of
+from trainer.prompts import learnt_and_tested
 from trainer.rounds import JUDGES, Engines, Round, Rounds, RoundsConfig, taken
 
 _CONTEXT_TOKENS = 1024  # the longest prompt, and the longest list after it
@@ -62,7 +62,14 @@ def run_alignment(wanted: Alignment, *, quiet: bool = False) -> dict[str, Any]:
             f"{wanted.search_predictor} would search and judge: what the search exploits of it would count as a gain. "
             "Train a second predictor on other days with another seed."
         )
-    learnt, tested = _prompts(open_snapshot(wanted.snapshot), wanted)
+    learnt, tested = learnt_and_tested(
+        open_snapshot(wanted.snapshot),
+        wanted.task,
+        learnt=wanted.prompts,
+        tested=wanted.test_prompts,
+        learnt_days=wanted.prompt_days,
+        seed=wanted.seed,
+    )
     engines = engines_of(wanted.engine)
     rounds = rounds_of(engines, searching, judging, wanted.rounds, overlap=wanted.overlap, quiet=quiet)
 
@@ -114,21 +121,6 @@ def rounds_of(
 
 def _settings() -> Settings:
     return Settings(engine_context_tokens=_CONTEXT_TOKENS)
-
-
-def _prompts(snapshot: Snapshot, wanted: Alignment) -> tuple[list[AlignmentPrompt], list[AlignmentPrompt]]:
-    """Prompts to learn from, and prompts of the last day, none of which is among the former."""
-    days = list(snapshot.files("impressions"))
-    if len(days) < 2:
-        raise ConfigurationError(
-            f"{snapshot.directory} has lists on {len(days)} days, and alignment needs two: prompts of some to learn from, "
-            "and those of the last to measure on. Take a longer snapshot."
-        )
-    tested = prompts_of(snapshot, wanted.task, days[-1:], most=wanted.test_prompts, seed=wanted.seed)
-    known = {prompt.prompt_id for prompt in tested}
-    earlier = days[-1 - wanted.prompt_days : -1]
-    learnt = prompts_of(snapshot, wanted.task, earlier, most=wanted.prompts + len(known), seed=wanted.seed)
-    return [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts], tested
 
 
 def _told(rounds: Sequence[Round]) -> dict[str, Any]:

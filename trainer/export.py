@@ -12,7 +12,7 @@ from typing import Any
 
 from service.contract.artifact import MANIFEST, manifest_sha256, publish, seal, verify
 from service.contract.errors import ArtifactError
-from service.contract.policy import Decoding, Policy, seal_policy
+from service.contract.policy import Decoding, Policy, load_policy, seal_policy
 from service.contract.tokenizer import TextFormat
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -86,6 +86,40 @@ def export_adapter(
         )
         publish(draft, destination)
     return digest
+
+
+def export_trained(
+    model: Any, policy: Policy, destination: Path, *, version: str, card: str, training: dict[str, Any]
+) -> str:
+    """Publish what `policy` was trained to: an adapter on its base where `model` is one of peft, else a whole model.
+
+    It decodes as `policy` does. Returns the manifest's SHA-256.
+
+    Raises:
+        ArtifactError: As `export_adapter` does.
+    """
+    if hasattr(model, "peft_config"):
+        return export_adapter(
+            model,
+            load_policy(policy.model_directory),
+            destination,
+            version=version,
+            card=card,
+            lineage=policy.version,
+            decoding=policy.decoding,
+            training=training,
+        )
+    return export_policy(
+        model,
+        policy.directory,
+        destination,
+        version=version,
+        text_format=policy.tokenizer.format,
+        lineage=policy.version,
+        decoding=policy.decoding,
+        card=card,
+        training=training,
+    )
 
 
 def publish_with_card(policy: Path, destination: Path, card: str) -> str:

@@ -64,6 +64,33 @@ def prompts_of(
     return [prompt_of(task, context) for context in _first(kept, most).values()]
 
 
+def learnt_and_tested(
+    snapshot: Snapshot, task: str, *, learnt: int, tested: int, learnt_days: int, seed: int = 0
+) -> tuple[list[AlignmentPrompt], list[AlignmentPrompt]]:
+    """Prompts to learn from, of the `learnt_days` before the last day, and prompts of the last, none of which is among them.
+
+    Raises:
+        ConfigurationError: There are lists on fewer than two days, or none of the task.
+    """
+    days = list(snapshot.files("impressions"))
+    if len(days) < 2:
+        raise ConfigurationError(
+            f"{snapshot.directory} has lists on {len(days)} days, and alignment needs two: prompts of some to learn from, "
+            "and those of the last to measure on. Take a longer snapshot."
+        )
+    last = prompts_of(snapshot, task, days[-1:], most=tested, seed=seed)
+    return without(last, snapshot, task, days[-1 - learnt_days : -1], most=learnt, seed=seed), last
+
+
+def without(
+    known: Sequence[AlignmentPrompt], snapshot: Snapshot, task: str, days: Sequence[date], *, most: int, seed: int = 0
+) -> list[AlignmentPrompt]:
+    """`prompts_of` these days that are not `known`."""
+    ids = {prompt.prompt_id for prompt in known}
+    found = prompts_of(snapshot, task, days, most=most + len(ids), seed=seed)
+    return [prompt for prompt in found if prompt.prompt_id not in ids][:most]
+
+
 def _first(kept: dict[str, PromptContext], most: int) -> dict[str, PromptContext]:
     return dict(sorted(kept.items())[:most])
 

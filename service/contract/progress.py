@@ -49,3 +49,11 @@ def reporter(metrics: Path | None, *, every_s: float = 15.0, quiet: bool = False
             print(line, file=sys.stderr, flush=True)
 
     return report
+
+
+def forget_after(metrics: Path, step: int) -> None:
+    """Drop the lines of later steps from a file of a `reporter`, and one that a kill cut short: they will come again."""
+    if not metrics.is_file():
+        return
+    whole = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 
@@ -20,6 +20,7 @@ from service.engines import device_kind
 
 _ENDED_POLITELY_S = 2.0
 _KILLED_S = 2.0
+_SHOWN_S = 2.0
 _FORK_SERVER = "multiprocessing.forkserver"
 _ONE_STARTS = threading.Lock()
 _KEPT = "VLLM_"  # vLLM reads these again later; all others are put back after the start
@@ -114,7 +115,7 @@ class ForkServer:
         try:
             multiprocessing.set_forkserver_preload(["service.engines._fork_server"])
             forkserver.ensure_running()
-            self._process = next((process for process in _fork_servers() if process not in before), None)
+            self._process = _new_fork_server(before)
         finally:
             started.set()
         ending.wait()
@@ -135,9 +136,26 @@ FORK_SERVER = ForkServer()  # one for this process, as the one of `multiprocessi
 
 
 def _fork_servers() -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        return [child for child in psutil.Process().children() if _FORK_SERVER in " ".join(child.cmdline())]
-    return []
+    return [child for child in psutil.Process().children() if _is_fork_server(child)]
+
+
+def _is_fork_server(process: psutil.Process) -> bool:
+    """A zombie has no command line, and is none; it must not hide the others."""
+    try:
+        return _FORK_SERVER in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _new_fork_server(before: Sequence[psutil.Process]) -> psutil.Process | None:
+    """The one that is not among those of `before`: a process that was only just begun may have no command line yet."""
+    deadline = time.monotonic() + _SHOWN_S
+    while time.monotonic() < deadline:
+        for process in _fork_servers():
+            if process not in before:
+                return process
+        time.sleep(0.005)
+    return None
 
 
 @contextmanager

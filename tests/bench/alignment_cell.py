@@ -28,7 +28,7 @@ from trainer.assess import write
 from trainer.audience.audience import Audience
 from trainer.audience.constants import FIRST, drawn
 from trainer.audience.scene import Scene
-from trainer.prompts import prompts_of
+from trainer.prompts import without
 from trainer.rounds import JUDGES, SEARCHES, Round, RoundsConfig, taken
 
 SECONDS = range(1, 21)
@@ -82,11 +82,7 @@ class _Cell:
     async def _rounds(self, searching: Predictor, judging: Predictor) -> list[Round]:
         wanted, days = self._wanted, list(self._snapshot.files("impressions"))
         tested = prompts_for(self._scenes)
-        known = {prompt.prompt_id for prompt in tested}
-        learnt = prompts_of(
-            self._snapshot, wanted.task, days[-TEST_DAYS:], most=wanted.prompts + len(known), seed=wanted.seed
-        )
-        learnt = [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts]
+        learnt = without(tested, self._snapshot, wanted.task, days[-TEST_DAYS:], most=wanted.prompts, seed=wanted.seed)
         config = replace(
             wanted.rounds,
             search=replace(wanted.rounds.search, seed=wanted.seed),

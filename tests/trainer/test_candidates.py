@@ -125,6 +125,35 @@ async def test_rejected_are_the_lowest_of_the_random_lists_of_the_policys_own_de
     assert sorted(queries for _, queries in predictor.lists[0]) == sorted(drawn)  # each list once
 
 
+async def test_without_beams_the_best_of_as_many_random_queries_are_chosen():
+    engine, predictor = KnownEngine(words_of_topic), KnownPredictor()
+    config = SearchConfig(near_duplicate=None, beam_search=False, beams=2, expansions=6)
+
+    (found,) = await search_with(engine, predictor, config).search([RICE])
+
+    instead = next(sampling for _, _, sampling in engine.asked if sampling.n == 10)  # (6 + 2 * 2 * 6) / 3 queries each
+    drawn = {tuple(text.split("<sep>")) for text in words_of_topic("rice", "", instead)}
+    rewards = {
+        queries: list_reward([p_by_hash(q, queries[:k]) for k, q in enumerate(queries)], False) for queries in drawn
+    }
+    assert (instead.temperature, instead.top_p) == (config.temperature, config.top_p)
+    assert chosen(found) == sorted(drawn, key=lambda queries: -rewards[queries])[:2]
+    assert [each.reward for each in found.chosen] == pytest.approx(sorted(rewards.values())[::-1][:2])
+    assert len(found.rejected) == 4
+
+
+async def test_both_searches_generate_about_as_many_tokens():
+    tokens = []
+    for beam_search in (True, False):
+        config = SearchConfig(near_duplicate=None, beam_search=beam_search)
+        search = search_with(KnownEngine(all_words), KnownPredictor(), config)
+        await search.search([RICE, TEA])
+        tokens.append(search.report.generated_tokens)
+
+    assert tokens[0] > 0
+    assert tokens[1] == pytest.approx(tokens[0], rel=0.35)
+
+
 async def test_what_a_rejected_list_repeats_stands_in_its_response():
     engine = KnownEngine(lambda query, so_far, sampling: ["a<sep>a<sep>rice", "b<sep>c<sep>d"])
 

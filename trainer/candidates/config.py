@@ -3,6 +3,7 @@
 It knows nothing about policies or predictors.
 """
 
+import math
 from dataclasses import dataclass
 
 from service.contract.errors import ConfigurationError
@@ -21,6 +22,7 @@ class SearchConfig:
         diversity: what a group loses for terms that an earlier one chose, in units of the reward.
         near_duplicate: cosine from which two queries are the same; None looks for exact duplicates only (-RF).
         temperature, top_p: of the next queries; texts and random responses follow the policy's own decoding.
+        beam_search: False chooses the best of random responses, for about as many generated tokens (-BS).
     """
 
     beams: int = 4
@@ -33,6 +35,11 @@ class SearchConfig:
     temperature: float = 1.0
     top_p: float = 0.95
     seed: int = 0
+    beam_search: bool = True
+
+    def lists_instead(self, n: int) -> int:
+        """Whole lists of `n` queries that have as many queries as a beam search for one samples."""
+        return math.ceil(self.expansions * (self.groups + self.beams * (n - 1)) / n)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched.

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import count
 from typing import Any, TypeVar, cast
@@ -73,7 +73,7 @@ class Stopwatch:
 
 
 class QuerySampler:
-    """One policy on one engine, which is started already. `tally` counts samples, and those that say no query."""
+    """One policy on one engine, which is started already. `tally` counts tokens, samples, and those that say no query."""
 
     def __init__(
         self, policy: Policy, engine: Engine, tally: Counter[str], *, prompt_tokens: int, at_once: int
@@ -92,11 +92,28 @@ class QuerySampler:
             get_task(prompt.task).render(prompt.context, self._policy.tokenizer, budget=self._prompt_tokens).token_ids
         )
 
-    async def whole(self, prompt: AlignmentPrompt, prompt_ids: tuple[int, ...], n: int, seed: int) -> list[Response]:
-        """Of `n` responses in the policy's own decoding those that are whole: ended, with a query and every text."""
+    async def whole(
+        self,
+        prompt: AlignmentPrompt,
+        prompt_ids: tuple[int, ...],
+        n: int,
+        seed: int,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> list[Response]:
+        """Of `n` responses those that are whole: ended, with a query and every text.
+
+        `temperature` and `top_p` None are the policy's own.
+        """
         task = get_task(prompt.task)
         most = prompt.context.n * _TOKENS_PER_QUERY + len(task.auxiliary) * _TOKENS_PER_TEXT
-        sampling = self._policy.sampling(prompt.context, max_tokens=most, n=n, seed=seed)
+        own = self._policy.sampling(prompt.context, max_tokens=most, n=n, seed=seed)
+        sampling = replace(
+            own,
+            temperature=own.temperature if temperature is None else temperature,
+            top_p=own.top_p if top_p is None else top_p,
+        )
         read = [self._whole(task, prompt, prompt_ids, each) for each in await self._ask(prompt_ids, sampling)]
         return self._readable(read)
 
@@ -132,7 +149,9 @@ class QuerySampler:
         async with self._gate:
             with self.busy:
                 name = f"candidates-{self._name}-{next(self._numbers)}"
-                return await self._engine.generate(name, token_ids, sampling, self._adapter)
+                written = await self._engine.generate(name, token_ids, sampling, self._adapter)
+        self._tally["generated_tokens"] += sum(len(each.token_ids) for each in written)
+        return written
 
     def _readable(self, read: list[T | None]) -> list[T]:
         found = [each for each in read if each is not None]

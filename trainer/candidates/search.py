@@ -33,6 +33,7 @@ from trainer.prompts import AlignmentPrompt
 _SHARDS_AT_ONCE = 2  # while the lists of one are scored, the engine writes for the other
 
 T = TypeVar("T")
+_Lists = list[tuple[ScoredList, ...]]  # of each prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class SearchReport:
     engine_busy_share: float
     requests: int
     samples: int
+    generated_tokens: int
     unreadable: int
     exact_duplicates: int
     near_duplicates: int
@@ -158,11 +160,11 @@ class CandidateSearch:
         with self._searching:
             ids = [self._sampler.prompt_ids(prompt) for prompt in prompts]
             drawn = await all_of(self._random(*each) for each in zip(prompts, ids, strict=True))
-            trees = [self._tree(*each) for each in zip(prompts, ids, drawn, strict=True)]
-            rejected, _ = await both(self._rejected(prompts, drawn), self._grow(trees))
+            choose = self._best_beams if self._config.beam_search else self._best_of_random
+            rejected, chosen = await both(self._rejected(prompts, drawn), choose(prompts, ids, drawn))
         found = [
-            Candidates(prompt=tree.prompt, chosen=self._chosen(tree), rejected=lists)
-            for tree, lists in zip(trees, rejected, strict=True)
+            Candidates(prompt=prompt, chosen=best, rejected=worst)
+            for prompt, best, worst in zip(prompts, chosen, rejected, strict=True)
         ]
         self._tally["prompts"] += len(found)
         self._tally["lists"] += sum(len(each.chosen) + len(each.rejected) for each in found)
@@ -206,10 +208,33 @@ class CandidateSearch:
         seed = seed_of(self._config.seed, prompt.prompt_id, "random")
         return await self._sampler.whole(prompt, prompt_ids, self._config.random_lists, seed)
 
-    async def _rejected(
-        self, prompts: Sequence[AlignmentPrompt], drawn: Sequence[Sequence[Response]]
-    ) -> list[tuple[ScoredList, ...]]:
+    async def _rejected(self, prompts: Sequence[AlignmentPrompt], drawn: Sequence[Sequence[Response]]) -> _Lists:
         """The lowest of the random responses of each prompt (Algorithm 1, lines 19 to 24); of equal lists one."""
+        return [self._lowest(*each) for each in await self._distinct_with_rewards(prompts, drawn)]
+
+    async def _best_of_random(
+        self, prompts: Sequence[AlignmentPrompt], ids: Sequence[tuple[int, ...]], _: Sequence[Sequence[Response]]
+    ) -> _Lists:
+        """The best of whole responses, sampled as the queries of a beam search are and for about as many tokens (-BS)."""
+        config = self._config
+        drawn = await all_of(
+            self._sampler.whole(
+                prompt,
+                prompt_ids,
+                config.lists_instead(prompt.context.n),
+                seed_of(config.seed, prompt.prompt_id, "instead of beams"),
+                temperature=config.temperature,
+                top_p=config.top_p,
+            )
+            for prompt, prompt_ids in zip(prompts, ids, strict=True)
+        )
+        found = await self._distinct_with_rewards(prompts, drawn)
+        return [self._best(prompt, *each) for prompt, each in zip(prompts, found, strict=True)]
+
+    async def _distinct_with_rewards(
+        self, prompts: Sequence[AlignmentPrompt], drawn: Sequence[Sequence[Response]]
+    ) -> list[tuple[list[Response], list[float]]]:
+        """The responses of each prompt, of equal lists one, and their rewards: one call of the predictor."""
         distinct = [list({_keys(each.queries): each for each in reversed(lists)}.values())[::-1] for lists in drawn]
         asked = [
             (prompt.context, each.queries, get_task(prompt.task).single_choice)
@@ -217,14 +242,15 @@ class CandidateSearch:
             for each in lists
         ]
         rewards = iter(await self._reward.of_lists(asked))
-        return [
-            self._lowest(prompt, lists, [next(rewards) for _ in lists])
-            for prompt, lists in zip(prompts, distinct, strict=True)
-        ]
+        return [(lists, [next(rewards) for _ in lists]) for lists in distinct]
 
-    def _lowest(
+    def _best(
         self, prompt: AlignmentPrompt, lists: Sequence[Response], rewards: Sequence[float]
     ) -> tuple[ScoredList, ...]:
+        best = sorted(zip(lists, rewards, strict=True), key=lambda each: -each[1])[: self._config.beams]
+        return tuple(self._to_write(prompt, one.queries, one.texts, reward) for one, reward in best)
+
+    def _lowest(self, lists: Sequence[Response], rewards: Sequence[float]) -> tuple[ScoredList, ...]:
         queries = [each.queries for each in lists]
         worst = lowest(queries, rewards, self._config.rejected, diversity=self._config.diversity)
         return tuple(self._scored(queries[i], lists[i].texts, rewards[i], lists[i].text) for i in worst)
@@ -241,6 +267,16 @@ class CandidateSearch:
             texts, opening = drawn[0].texts, drawn[0].opening
         empty = Beam(token_ids=opening, reward=Reward(task.single_choice))
         return _Tree(prompt, texts, asked, [[empty] for _ in range(self._config.groups)])
+
+    async def _best_beams(
+        self,
+        prompts: Sequence[AlignmentPrompt],
+        ids: Sequence[tuple[int, ...]],
+        drawn: Sequence[Sequence[Response]],
+    ) -> _Lists:
+        trees = [self._tree(*each) for each in zip(prompts, ids, drawn, strict=True)]
+        await self._grow(trees)
+        return [self._chosen(tree) for tree in trees]
 
     async def _grow(self, trees: Sequence[_Tree]) -> None:
         """The beam search (Algorithm 1, lines 4 to 17): round k puts a k-th query into every list that goes on."""
@@ -325,16 +361,14 @@ class CandidateSearch:
 
     def _chosen(self, tree: _Tree) -> tuple[ScoredList, ...]:
         beams = sorted((beam for group in tree.groups for beam in group), key=lambda beam: -beam.reward.value)
-        task, text_format = get_task(tree.prompt.task), self._policy.tokenizer.format
-        return tuple(
-            self._scored(
-                beam.queries,
-                tree.texts,
-                beam.reward.value,
-                task.response(list(beam.queries), tree.texts, text_format),
-            )
-            for beam in beams
-        )
+        return tuple(self._to_write(tree.prompt, beam.queries, tree.texts, beam.reward.value) for beam in beams)
+
+    def _to_write(
+        self, prompt: AlignmentPrompt, queries: tuple[str, ...], texts: dict[str, str], reward: float
+    ) -> ScoredList:
+        """A chosen list, with the response that a policy is to write for it."""
+        response = get_task(prompt.task).response(list(queries), texts, self._policy.tokenizer.format)
+        return self._scored(queries, texts, reward, response)
 
     def _scored(self, queries: tuple[str, ...], texts: dict[str, str], reward: float, response: str) -> ScoredList:
         tokens = len(self._policy.tokenizer.encode_response(response))

@@ -5,13 +5,13 @@ They know nothing about rewards, pairs or training.
 
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.contract.errors import ConfigurationError
+from service.contract.plugins import files_that_define
 from service.contract.settings import Settings
 from service.contract.types import PromptContext
 
@@ -64,5 +64,4 @@ def get_judge(name: str, settings: Settings) -> OverlapJudge:
 
 def names() -> list[str]:
     """Every judge there is: the files here that define `create`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    return [file.stem for file in files if "\ndef create(" in file.read_text(encoding="utf-8")]
+    return files_that_define("create", __file__)

@@ -24,7 +24,8 @@ def train(run: Run) -> None:
 
 def trainer_of(run: Run) -> Any:
     """TRL's trainer on our token ids; it tokenizes nothing."""
-    rows = dataset([_row(pair) for pair in run.pairs], [len(pair) for pair in run.pairs], run.config)
+    pairs = run.whole_pairs()
+    rows = dataset([_row(pair) for pair in pairs], [len(pair) for pair in pairs], run.config)
     learning_rate = _LEARNING_RATE["lora" if run.config.lora_rank else "full"]
     return _Dpo(
         run,

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 
 from service.contract.errors import ArtifactError, ConfigurationError
-from service.contract.progress import reporter
+from service.contract.progress import forget_after, reporter
 from trainer.methods.models import set_start
 from trainer.methods.run import MethodConfig, Run
 from trainer.methods.watch import Divergence, Watch
@@ -97,7 +97,7 @@ def fit(trainer: Any, run: Run) -> None:
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, where --json belongs
     checkpoint = newest_checkpoint(run.work)
     if trainer.is_world_process_zero():
-        _forget_after(run.metrics, checkpoint)
+        forget_after(run.metrics, (_step(checkpoint) or 0) if checkpoint else 0)
     report = reporter(run.metrics, every_s=0.0, quiet=run.quiet)
     trainer.add_callback(Watch(report, Divergence(trainer, run)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -116,16 +116,6 @@ def _step(checkpoint: Path) -> int | None:
         return int(json.loads((checkpoint / _STATE).read_text())["global_step"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _forget_after(metrics: Path, checkpoint: Path | None) -> None:
-    """Drop the figures of steps that will be taken again."""
-    if not metrics.is_file():
-        return
-    last = (_step(checkpoint) or 0) if checkpoint else 0
-    lines = metrics.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= last]
-    metrics.write_text("".join(kept))
 
 
 def _refuse_unless_finite(model: Any) -> None:

@@ -21,7 +21,10 @@ _COLUMNS = ("prompt_id", "task", "context", "chosen", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class PairIds:
-    """Token ids of one pair; both responses end with the end-of-sequence token."""
+    """Token ids of one pair; both responses end with the end-of-sequence token.
+
+    One of them is empty where there is nothing to compare the other with, as with lists of a log that were not clicked.
+    """
 
     prompt: tuple[int, ...]
     chosen: tuple[int, ...]
@@ -29,6 +32,11 @@ class PairIds:
 
     def __len__(self) -> int:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has both lists."""
+        return bool(self.chosen and self.rejected)
 
 
 def read_pairs(file: Path, tokenizer: PromptTokenizer, max_tokens: int) -> tuple[list[PairIds], int]:
@@ -73,5 +81,7 @@ def _encoded(row: dict[str, Any], number: int, tokenizer: PromptTokenizer) -> Pa
             f"The context of pair {number} is no context ({error!r}). Write the pairs again."
         ) from error
     prompt = get_task(row["task"]).render(context, tokenizer, budget=PROMPT_BUDGET)
-    chosen, rejected = (tuple(tokenizer.encode_response(row[name])) for name in ("chosen", "rejected"))
+    chosen, rejected = (
+        () if row[name] is None else tuple(tokenizer.encode_response(row[name])) for name in ("chosen", "rejected")
+    )
     return PairIds(prompt.token_ids, chosen, rejected)

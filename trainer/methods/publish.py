@@ -5,13 +5,13 @@ It knows nothing about how it was trained.
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from service.contract.policy import load_policy
-from trainer.export import export_adapter, export_policy
+from trainer.export import export_trained
 from trainer.methods.run import Run
 
 _CARD = """# {version}
@@ -30,27 +30,11 @@ def publish(run: Run, output: Path, version: str, figures: dict[str, float], **i
     names = {"method": run.method, "policy": run.policy.version, "reference": run.reference.version}
     card = _CARD.format(version=version, rows=rows, **names)
     training = {**names, **inputs, "figures": figures, **asdict(run.config)}
-    if run.config.lora_rank:
-        base = load_policy(run.policy.model_directory)
-        model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=torch.float32)
-        return export_adapter(
-            PeftModel.from_pretrained(model, run.trained),
-            base,
-            output,
-            version=version,
-            card=card,
-            lineage=run.policy.version,
-            decoding=run.policy.decoding,
-            training=training,
-        )
-    return export_policy(
-        AutoModelForCausalLM.from_pretrained(run.trained, dtype=torch.float32),
-        run.policy.directory,
-        output,
-        version=version,
-        text_format=run.policy.tokenizer.format,
-        lineage=run.policy.version,
-        decoding=run.policy.decoding,
-        card=card,
-        training=training,
-    )
+    return export_trained(_trained(run), run.policy, output, version=version, card=card, training=training)
+
+
+def _trained(run: Run) -> Any:
+    """What the run left, as a model with one adapter, or a whole one."""
+    place = run.policy.model_directory if run.config.lora_rank else run.trained
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, run.trained) if run.config.lora_rank else model

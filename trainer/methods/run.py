@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.contract.errors import ConfigurationError
+from service.contract.errors import ArtifactError, ConfigurationError
 from service.contract.policy import Policy
 from trainer.methods.pairs import PairIds
 
@@ -74,6 +74,20 @@ class Run:
     def metrics(self) -> Path:
         """The JSON lines of the run, one a logged step."""
         return self.work / "metrics.jsonl"
+
+    def whole_pairs(self) -> list[PairIds]:
+        """The pairs that have both lists, for methods that compare two lists of one prompt.
+
+        Raises:
+            ArtifactError: There is none.
+        """
+        found = [pair for pair in self.pairs if pair.is_whole]
+        if not found:
+            raise ArtifactError(
+                f"Method {self.method!r} compares two lists of one prompt, and none of the {len(self.pairs)} pairs has "
+                "both. Give a file of pairs with both, or a method that takes single lists, such as kto."
+            )
+        return found
 
     def figures(self) -> dict[str, float]:
         """The last line of `metrics`."""

@@ -5,6 +5,7 @@ It knows nothing about the reference, which only the KL divergence of a whole mo
 
 from trl import SFTConfig, SFTTrainer
 
+from service.contract.errors import ArtifactError
 from trainer.encoding import Encoded
 from trainer.methods.fit import arguments, dataset, fit
 from trainer.methods.models import adapter_config, to_train, tokenizer
@@ -15,8 +16,14 @@ _LEARNING_RATE = {"lora": 1e-3, "full": 1e-4}
 
 
 def train(run: Run) -> None:
-    """Fine-tune on each chosen list once, however many pairs it stands in."""
-    lists = list(dict.fromkeys((pair.prompt, pair.chosen) for pair in run.pairs))
+    """Fine-tune on each chosen list once, however many pairs it stands in.
+
+    Raises:
+        ArtifactError: There is no chosen list.
+    """
+    lists = list(dict.fromkeys((pair.prompt, pair.chosen) for pair in run.pairs if pair.chosen))
+    if not lists:
+        raise ArtifactError(f"None of the {len(run.pairs)} pairs has a chosen list to learn from. Make others.")
     rows = [labelled(Encoded(prompt, chosen), run.config.max_tokens) for prompt, chosen in lists]
     ordered = dataset(rows, [len(row["input_ids"]) for row in rows], run.config)
     learning_rate = _LEARNING_RATE["lora" if run.config.lora_rank else "full"]

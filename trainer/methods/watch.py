@@ -41,7 +41,7 @@ class Divergence:
         if not run.config.lora_rank and self._own_reference is None:
             self._own_reference = reference_model(run).to(trainer.accelerator.device)
         pairs = run.pairs[:: max(1, len(run.pairs) // run.config.kl_pairs)][: run.config.kl_pairs]
-        sequences = [(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+        sequences = [(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected) if response]
         sequences.sort(key=lambda sequence: len(sequence[0]) + len(sequence[1]))  # little padding
         self._batches = [sequences[at : at + _SEQUENCES] for at in range(0, len(sequences), _SEQUENCES)]
 

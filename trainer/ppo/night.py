@@ -18,7 +18,7 @@ from trainer.align import engines_of
 from trainer.assess import Assessment, assess, write
 from trainer.ppo.run import PpoRun, not_exceeded, run_ppo
 from trainer.prompt_files import KnownPrompt
-from trainer.prompts import AlignmentPrompt, prompts_of
+from trainer.prompts import AlignmentPrompt, learnt_and_tested
 from trainer.rounds import JUDGES, SEARCHES
 
 _NOTE = "before.json"
@@ -51,7 +51,14 @@ def run_for_task(run: PpoRun, wanted: TaskPpo, *, quiet: bool = False) -> dict[s
         ArtifactError: A predictor or policy cannot be trusted, or training failed.
     """
     predictors = _predictors(run.predictor, wanted.judge_predictor)
-    learnt, tested = _prompts(wanted)
+    learnt, tested = learnt_and_tested(
+        open_snapshot(wanted.snapshot),
+        wanted.task,
+        learnt=wanted.prompts,
+        tested=wanted.test_prompts,
+        learnt_days=wanted.prompt_days,
+        seed=wanted.seed,
+    )
     run.work.mkdir(parents=True, exist_ok=True)
     note = run.work / _NOTE
     if not note.is_file():
@@ -90,22 +97,6 @@ def _predictors(searching: Path | None, judging: Path | None) -> dict[str, Predi
             "predictor on other days with another seed."
         )
     return found
-
-
-def _prompts(wanted: TaskPpo) -> tuple[list[AlignmentPrompt], list[AlignmentPrompt]]:
-    """Prompts to learn from, and prompts of the last day, none of which is among the former."""
-    snapshot = open_snapshot(wanted.snapshot)
-    days = list(snapshot.files("impressions"))
-    if len(days) < 2:
-        raise ConfigurationError(
-            f"{snapshot.directory} has lists on {len(days)} days, and alignment needs two: prompts of some to learn from, "
-            "and those of the last to measure on. Take a longer snapshot."
-        )
-    tested = prompts_of(snapshot, wanted.task, days[-1:], most=wanted.test_prompts, seed=wanted.seed)
-    known = {prompt.prompt_id for prompt in tested}
-    earlier = days[-1 - wanted.prompt_days : -1]
-    learnt = prompts_of(snapshot, wanted.task, earlier, most=wanted.prompts + len(known), seed=wanted.seed)
-    return [prompt for prompt in learnt if prompt.prompt_id not in known][: wanted.prompts], tested
 
 
 def _measured(

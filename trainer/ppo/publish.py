@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.contract.policy import Policy, load_policy
-from trainer.export import export_adapter, export_policy
+from service.contract.policy import Policy
+from trainer.export import export_trained
 from trainer.ppo.config import PpoConfig
 
 _CARD = """# {version}
@@ -44,25 +44,4 @@ def publish(
         rows="\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items()),
     )
     training = {"method": "token_ppo", "rewards": rewards, "figures": dict(figures), **asdict(config)}
-    if config.lora_rank:
-        return export_adapter(
-            model,
-            load_policy(policy.model_directory),
-            output,
-            version=version,
-            card=card,
-            lineage=policy.version,
-            decoding=policy.decoding,
-            training=training,
-        )
-    return export_policy(
-        model,
-        policy.directory,
-        output,
-        version=version,
-        text_format=policy.tokenizer.format,
-        lineage=policy.version,
-        decoding=policy.decoding,
-        card=card,
-        training=training,
-    )
+    return export_trained(model, policy, output, version=version, card=card, training=training)

@@ -18,7 +18,7 @@ from peft import get_peft_model
 from service.contract.artifact import MANIFEST, manifest_sha256
 from service.contract.errors import ArtifactError, ConfigurationError
 from service.contract.policy import Policy
-from service.contract.progress import Report, reporter
+from service.contract.progress import Report, forget_after, reporter
 from service.contract.settings import Settings
 from service.contract.tasks import get_task
 from trainer.align import engines_of
@@ -99,7 +99,8 @@ def run_ppo(wanted: PpoRun, *, quiet: bool = False) -> dict[str, Any]:
     run.claim(_identity(wanted, length))
     torch.manual_seed(wanted.config.seed)
     actor = ActorCritic(_policy_model(run))
-    _forget_after(wanted.work)
+    if int(os.environ.get("RANK", "0")) == 0:
+        forget_after(wanted.work / METRICS, _last_step(wanted.work))
     asyncio.run(_train(wanted, actor, source, _reports(wanted, actor, quiet=quiet)))
     if int(os.environ.get("RANK", "0")) > 0:
         return {}
@@ -264,12 +265,7 @@ async def _nothing() -> None:
     """There is nothing to close."""
 
 
-def _forget_after(work: Path) -> None:
-    """Drop the figures of steps that will be taken again."""
-    metrics = work / METRICS
-    if not metrics.is_file() or int(os.environ.get("RANK", "0")) > 0:
-        return
+def _last_step(work: Path) -> int:
+    """The step from which a run goes on."""
     found = sorted(work.glob("step-*"))
-    last = int(found[-1].name.removeprefix("step-")) if found else 0
-    lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= last))
+    return int(found[-1].name.removeprefix("step-")) if found else 0
