@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from service.contract.commands import say
+from trainer.compare_commands import app as compare_app
 from trainer.ppo.__main__ import app as ppo_app
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Teach a policy.")
-app.add_typer(ppo_app)  # its commands stand beside these
+app.add_typer(ppo_app)  # their commands stand beside these
+app.add_typer(compare_app)
 
 ChosenWeight = Annotated[
     float, typer.Option(help="What DPO gives to the likelihood of chosen lists; 0 is DPO as it was published.", min=0)
@@ -75,9 +77,9 @@ def train_preferences(
     reference: Annotated[
         str | None, typer.Option(help="The policy that DPO keeps near to: the SFT base or the previous one. [--policy]")
     ] = None,
-    method: Annotated[str, typer.Option(help="dpo, or sft on the chosen lists.")] = "dpo",
+    method: Annotated[str, typer.Option(help="A file in trainer/methods: dpo, simpo, kto, or sft on the chosen lists.")] = "dpo",
     work: Work = Path(".data/train/preferences"),
-    beta: Annotated[float, typer.Option(help="How strongly DPO keeps near to the reference.")] = 0.1,
+    beta: Annotated[float, typer.Option(help="How strongly dpo and kto keep near to the reference.")] = 0.1,
     chosen_weight: ChosenWeight = 1.0,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs.", min=0.01)] = 4.0,
     batch_size: Annotated[int, typer.Option(help="Pairs a step, over all processes.", min=1)] = 16,
@@ -135,7 +137,7 @@ def align_policy(
     output: Annotated[Path, typer.Option(help="Round k is published as OUTPUT-rk; beside the policy's base.")],
     work: Work = Path(".data/train/align"),
     version: Annotated[str, typer.Option(help="Name of the rounds: round k is VERSION-rk.")] = "aligned-1",
-    method: Annotated[str, typer.Option(help="A file in trainer/methods: dpo or sft.")] = "dpo",
+    method: Annotated[str, typer.Option(help="A file in trainer/methods: dpo, simpo, kto or sft.")] = "dpo",
     reference: Annotated[str, typer.Option(help="What DPO keeps near to: previous or sft.")] = "previous",
     prompts: Annotated[int, typer.Option(help="Prompts of a round, of the days before the last.", min=1)] = 300,
     test_prompts: Annotated[int, typer.Option(help="Prompts of the last day that AEC is measured on.", min=1)] = 300,

@@ -4,6 +4,7 @@ It knows nothing about HTTP: only `service/api/errors.py` maps these to statuses
 
     NextQueryError
     |-- ConfigurationError      a setting, a file or an installation is wrong: mend it, then start again
+    |   `-- NotEnoughData       a log says too little for what was asked; the text has the counts
     |-- ArtifactError           a model directory cannot be trusted: missing, altered, incomplete
     |   `-- PromptMismatch      a policy was trained on another prompt than the code renders
     |-- RegistryConflict        somebody else changed the champion first
@@ -29,6 +30,10 @@ class NextQueryError(Exception):
 
 class ConfigurationError(NextQueryError):
     """A setting, a file or an installation is wrong."""
+
+
+class NotEnoughData(ConfigurationError):
+    """A log says too little for what was asked of it."""
 
 
 class ArtifactError(NextQueryError):

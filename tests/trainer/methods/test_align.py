@@ -47,7 +47,7 @@ def options(one, tmp_path):
 
 
 def test_the_methods_are_found_by_their_files():
-    assert {"dpo", "sft"} <= set(names())
+    assert {"dpo", "kto", "sft", "simpo"} == set(names())
     assert "fit" not in names()
 
 
@@ -56,7 +56,7 @@ def test_an_unknown_method_is_refused_with_those_there_are(pairs, options):
         align("wish", pairs, **options)
 
 
-@pytest.mark.parametrize("method", ["dpo", "sft"])
+@pytest.mark.parametrize("method", names())
 def test_a_run_publishes_one_adapter_on_the_base(method, one, pairs, base_policy, options):
     outcome = one[1] if method == "dpo" else align(method, pairs, **options)
 

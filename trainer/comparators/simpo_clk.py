@@ -1,0 +1,6 @@
+"""SimPO on clicked lists against lists that SFT writes now without the clicked query (GQR B.2)."""
+
+from trainer.comparators.trained import Trained
+from trainer.workshop import Workshop
+
+COMPARATOR = Trained(category="clk", rank=3, method="simpo", lists=Workshop.clicked_pairs)

@@ -1,0 +1,26 @@
+"""What rows have in common that train SFT by one method on one file of lists.
+
+It is no row itself.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.comparators import Category, Contestant
+from trainer.workshop import Workshop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """See `Comparator`. `method`: a file of `trainer/methods`. `lists`: what it is trained on, such as `Workshop.clicked_lists`."""
+
+    category: Category
+    rank: int
+    method: str
+    lists: Callable[[Workshop], Awaitable[Path]]
+
+    async def contestant(self, workshop: Workshop) -> Contestant:
+        """SFT, trained."""
+        row = f"{self.method}_{self.category}"
+        return Contestant(policy=await workshop.trained(row, self.method, await self.lists(workshop)))
