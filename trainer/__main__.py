@@ -77,7 +77,9 @@ def train_preferences(
     reference: Annotated[
         str | None, typer.Option(help="The policy that DPO keeps near to: the SFT base or the previous one. [--policy]")
     ] = None,
-    method: Annotated[str, typer.Option(help="A file in trainer/methods: dpo, simpo, kto, or sft on the chosen lists.")] = "dpo",
+    method: Annotated[
+        str, typer.Option(help="A file in trainer/methods: dpo, simpo, kto, or sft on the chosen lists.")
+    ] = "dpo",
     work: Work = Path(".data/train/preferences"),
     beta: Annotated[float, typer.Option(help="How strongly dpo and kto keep near to the reference.")] = 0.1,
     chosen_weight: ChosenWeight = 1.0,

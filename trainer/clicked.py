@@ -62,7 +62,13 @@ class Feedback:
 
 
 def feedback(
-    snapshot: Snapshot, task: str, days: Sequence[date], *, most: int, seed: int = 0, fill: Fill = lambda context: context
+    snapshot: Snapshot,
+    task: str,
+    days: Sequence[date],
+    *,
+    most: int,
+    seed: int = 0,
+    fill: Fill = lambda context: context,
 ) -> Feedback:
     """At most `most` clicked lists of `task` on these UTC days, and as many unclicked ones (N_pos and N_neg).
 

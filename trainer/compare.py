@@ -14,7 +14,6 @@ from service.contract.engine import Adapter, Completion, Engine, Sampling
 from service.contract.errors import ConfigurationError, JudgeError, NotEnoughData
 from service.contract.policy import Policy
 from service.contract.progress import Report
-from trainer.align import engines_of
 from trainer.assess import Assessment, Written, assess, write
 from trainer.catalogue.example import Example
 from trainer.comparators import Category, Contestant, get_comparator
@@ -95,7 +94,7 @@ async def lists_of(workshop: Workshop, contestant: Contestant, prompts: Sequence
     """One list of a contestant for each prompt, sampled as it is served."""
     if contestant.engine is None:
         return await write(await workshop.engines.of(contestant.policy), contestant.policy, prompts)
-    engines = engines_of(contestant.engine)
+    engines = workshop.engines_named(contestant.engine)
     try:
         engine: Engine = await engines.of(contestant.policy)
         if contestant.examples:
@@ -172,7 +171,9 @@ def _with_quality(workshop: Workshop, row: Row, judges: Sequence[ListJudge]) -> 
             against = written_for(workshop, BASELINE)
             quality[judge.name] = compared(written_for(workshop, row.name), against, judge).figures()
         except JudgeError as problem:
-            problems.append(f"Not enough data: the judge {judge.name} gave no verdict on {len(against)} pairs. {problem}")
+            problems.append(
+                f"Not enough data: the judge {judge.name} gave no verdict on {len(against)} pairs. {problem}"
+            )
     return replace(row, quality=quality, problem=" ".join(problems) or None)
 
 

@@ -36,7 +36,9 @@ def compare_methods(
         ".data/train/compare"
     ),
     version: Annotated[str, typer.Option(help="Policies are called VERSION-<row>.")] = "compare-1",
-    rows: Annotated[list[str] | None, typer.Option("--row", help="A file in trainer/comparators. [all of them]")] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="A file in trainer/comparators. [all of them]")
+    ] = None,
     judges: Annotated[
         list[str] | None, typer.Option("--judge", help="A file in trainer/list_judges, or none. [embedding]")
     ] = None,
@@ -149,7 +151,9 @@ def _show(rows: "list[Row]", as_json: bool) -> None:
     if as_json:
         print_json([asdict(row) | {"improvement": row.improvement(rows[0])} for row in rows])
         return
-    print_table("Lists of each policy, as predictors and judges see them", _HEADS, [_cells(row, rows[0]) for row in rows])
+    print_table(
+        "Lists of each policy, as predictors and judges see them", _HEADS, [_cells(row, rows[0]) for row in rows]
+    )
     for row in rows:
         if row.problem:
             print(f"{row.name}: {row.problem}")

@@ -9,7 +9,7 @@ It knows no row by name, no judge of quality and no truth.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -19,9 +19,9 @@ from service.contract.policy import Policy, load_policy
 from service.contract.snapshot import Snapshot
 from trainer.align import engines_of, rounds_of
 from trainer.clicked import Feedback, Fill, feedback, write_click_pairs, write_single_lists
-from trainer.methods import align
+from trainer.methods import Outcome, align
 from trainer.prompts import AlignmentPrompt
-from trainer.rounds import Round, RoundsConfig, taken
+from trainer.rounds import Engines, Round, RoundsConfig, taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +61,19 @@ class Materials:
 class Workshop:
     """Makes what the rows need; a killed run goes on with what is missing. `engines`: one at a time, closed by `close`."""
 
-    def __init__(self, materials: Materials, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        materials: Materials,
+        *,
+        quiet: bool = False,
+        engines_named: Callable[[str], Engines] = engines_of,
+        train: Callable[..., Outcome] = align,
+    ) -> None:
+        """`train`: as `trainer.methods.align`."""
         self.materials = materials
-        self.engines = engines_of(materials.engine)
-        self._quiet = quiet
+        self.engines_named = engines_named
+        self.engines = engines_named(materials.engine)
+        self._quiet, self._train = quiet, train
         self._feedback: Feedback | None = None
         self._rounds: list[Round] | None = None
 
@@ -88,7 +97,9 @@ class Workshop:
         path, sft = self.materials.work / "clicked" / "pairs.parquet", self.materials.sft
         if not path.is_file():
             found = self._of_the_log()
-            await write_click_pairs(found, await self.engines.of(sft), sft, path, seed=self.materials.rounds.search.seed)
+            await write_click_pairs(
+                found, await self.engines.of(sft), sft, path, seed=self.materials.rounds.search.seed
+            )
         return path
 
     async def searched_pairs(self) -> Path:
@@ -131,7 +142,7 @@ class Workshop:
         found, output = self.materials, self.materials.output / f"{self.materials.version}-{row.replace('_', '-')}"
         if not output.exists():
             await asyncio.to_thread(
-                align,
+                self._train,
                 method,
                 pairs,
                 policy=found.sft,

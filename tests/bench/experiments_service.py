@@ -53,13 +53,13 @@ def adapters() -> dict[str, float]:
         place, data = Path(scratch), Path(scratch) / "data"
         names = [f"adapter-{number}" for number in range(_ADAPTERS)]
         for seed, name in enumerate(names):
-            _register(data, adapter_policy(place / name, STARTER, seed=seed))
+            register(data, adapter_policy(place / name, STARTER, seed=seed))
         nextquery(data, "models", "promote", names[0])
         arms = [
             {"name": name, "weight": 1 / _ADAPTERS} | ({"policy": name} if k else {}) for k, name in enumerate(names)
         ]
         experiment = {"id": "eight", "share": 0.5, "arms": arms}
-        _write(data, [experiment])
+        write_experiments(data, [experiment])
         people = _people(experiment)
         with servers.nextquery(data, exact_tokens=str(_TOKENS), **_SETTINGS) as service:
             served = asyncio.run(_taken_up(service.port, people["in"], set(names)))
@@ -134,7 +134,7 @@ def planted_winner() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="nextquery-planted-") as scratch:
         data = Path(scratch) / "data"
         for policy in (winner, loser):
-            _register(data, policy)
+            register(data, policy)
         with servers.nextquery(data, **_SETTINGS) as service:
             experiments: list[dict[str, Any]] = []
             before = _champion(service.port)
@@ -157,8 +157,8 @@ def _tried(data: Path, port: int, experiments: list[dict[str, Any]], policy: str
     """An experiment in the file, then days of people, after each of which the rule decides, until it has."""
     arms = [{"name": "control", "weight": 0.5}, {"name": "new", "weight": 0.5, "policy": policy}]
     experiments.append({"id": f"try-{policy}", "tasks": [TASK], "lift": 0.5, "promote": True, "arms": arms})
-    _write(data, experiments)
-    _runs(data, f"try-{policy}")
+    write_experiments(data, experiments)
+    wait_until_taken_up(data, f"try-{policy}")
     url, lists = f"http://127.0.0.1:{port}", 0
     for day in range(1, _DAYS + 1):
         crowd = f"simulate --people {_PEOPLE} --days 1 --day-s {_DAY_S} --task {TASK} --seed {100 * seed + day} --json"
@@ -171,20 +171,22 @@ def _tried(data: Path, port: int, experiments: list[dict[str, Any]], policy: str
     return {**mine, "days": day, "lists": lists}
 
 
-def _write(data: Path, experiments: list[dict[str, Any]]) -> None:
+def write_experiments(data: Path, experiments: list[dict[str, Any]]) -> None:
+    """Put the experiments into the file that a service on `data` reads."""
     data.mkdir(parents=True, exist_ok=True)
     draft = data / "experiments.draft"
     draft.write_text(yaml.safe_dump({"experiments": experiments}))
     draft.replace(data / "experiments.yaml")
 
 
-def _register(data: Path, policy: Path) -> None:
+def register(data: Path, policy: Path) -> None:
+    """Let a service on `data` know a policy."""
     data.mkdir(parents=True, exist_ok=True)
     nextquery(data, "db", "upgrade")
     nextquery(data, "models", "register", str(policy))
 
 
-def _runs(data: Path, experiment: str) -> None:
+def wait_until_taken_up(data: Path, experiment: str) -> None:
     """Wait until the service has taken the experiment up from the file."""
     ends = time.monotonic() + _TAKEN_UP_S
     while time.monotonic() < ends:

@@ -13,7 +13,7 @@ from trainer.workshop import Workshop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """See `Comparator`. `method`: a file of `trainer/methods`. `lists`: what it is trained on, such as `Workshop.clicked_lists`."""
+    """See `Comparator`. `method`: a file of `trainer/methods`. `lists`: what on, such as `Workshop.clicked_lists`."""
 
     category: Category
     rank: int

@@ -15,7 +15,7 @@ from trainer.methods.run import Run
 from trainer.sft import IGNORED
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-from trl.experimental.cpo import CPOConfig, CPOTrainer  # noqa: E402  # after its warning was switched off
+from trl.experimental.cpo import CPOConfig, CPOTrainer  # after its warning was switched off
 
 _LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 BETA, GAMMA = 2.0, 1.0

@@ -14,9 +14,7 @@ from trainer.methods.run import Run
 
 pytestmark = pytest.mark.slow
 
-QUICK = MethodConfig(
-    epochs=5.0, batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2
-)
+QUICK = MethodConfig(epochs=5.0, batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2)
 
 
 @pytest.fixture
@@ -55,9 +53,7 @@ def test_training_raises_what_is_to_be_written_above_what_is_not(run, pairs, bas
     models = {"policy": base_policy, "reference": base_policy}
     output = base_policy.directory.parent / f"kto-{run.work.name}"
 
-    outcome = align(
-        "kto", pairs, output=output, work=run.work / "w", version="k", config=QUICK, quiet=True, **models
-    )
+    outcome = align("kto", pairs, output=output, work=run.work / "w", version="k", config=QUICK, quiet=True, **models)
 
     lines = [json.loads(line) for line in (run.work / "w" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["rewards/chosen"] == lines[0]["rewards/rejected"] == 0.0

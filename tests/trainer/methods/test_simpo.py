@@ -15,9 +15,7 @@ from trainer.methods.run import Run
 
 pytestmark = pytest.mark.slow
 
-QUICK = MethodConfig(
-    epochs=2.0, batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2
-)
+QUICK = MethodConfig(epochs=2.0, batch_size=8, lora_rank=4, lora_alpha=8, learning_rate=5e-3, log_steps=1, kl_pairs=2)
 LOSS_TOLERANCE = 1e-4  # float32; sums are taken in another order
 
 
