@@ -154,9 +154,8 @@ def _show(rows: "list[Row]", as_json: bool) -> None:
     print_table(
         "Lists of each policy, as predictors and judges see them", _HEADS, [_cells(row, rows[0]) for row in rows]
     )
-    for row in rows:
-        if row.problem:
-            print(f"{row.name}: {row.problem}")
+    if problems := {row.name: row.problem for row in rows if row.problem}:
+        say(problems, as_json=False)
 
 
 def _cells(row: "Row", baseline: "Row") -> list[str | None]:

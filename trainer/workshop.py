@@ -125,6 +125,10 @@ class Workshop:
             )
         return self._rounds
 
+    async def start(self) -> Policy:
+        """SFT, as it is."""
+        return self.materials.sft
+
     async def first_round(self) -> Policy:
         """The policy after one round, whether or not it was taken."""
         return load_policy((await self.rounds())[1].directory)

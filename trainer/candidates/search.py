@@ -25,6 +25,7 @@ from trainer.candidates.click_reward import ClickReward
 from trainer.candidates.config import SearchConfig
 from trainer.candidates.near_duplicates import new_ones
 from trainer.candidates.query_sampler import Next, QuerySampler, Response, Stopwatch, all_of, both, seed_of
+from trainer.candidates.report import SearchReport
 from trainer.candidates.scored_lists import Candidates, ScoredList, Shards, to_parquet
 from trainer.encoding import PROMPT_BUDGET
 from trainer.judges import Similar
@@ -34,37 +35,6 @@ _SHARDS_AT_ONCE = 2  # while the lists of one are scored, the engine writes for 
 
 T = TypeVar("T")
 _Lists = list[tuple[ScoredList, ...]]  # of each prompt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchReport:
-    """What a search did so far.
-
-    Attributes:
-        lists: chosen and rejected ones that were found.
-        engine_busy_share: of the time searched, that with at least one engine request in flight.
-        unreadable: samples without a whole query, or random responses that are not whole.
-        without_texts: prompts whose random responses lack a set of texts, so that nothing could be chosen.
-    """
-
-    prompts: int
-    lists: int
-    seconds: float
-    engine_busy_share: float
-    requests: int
-    samples: int
-    generated_tokens: int
-    unreadable: int
-    exact_duplicates: int
-    near_duplicates: int
-    without_texts: int
-    predictor_calls: int
-    predictor_rows: int
-
-    @property
-    def lists_per_s(self) -> float:
-        """Lists found in each second of the search."""
-        return self.lists / self.seconds if self.seconds else 0.0
 
 
 @dataclass(slots=True)

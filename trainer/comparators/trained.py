@@ -1,4 +1,4 @@
-"""What rows have in common that train SFT by one method on one file of lists.
+"""What rows have in common: a policy that the workshop makes, or SFT trained by one method on one file of lists.
 
 It is no row itself.
 """
@@ -7,8 +7,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.contract.policy import Policy
 from trainer.comparators import Category, Contestant
 from trainer.workshop import Workshop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """See `Comparator`. `policy`: what makes it, such as `Workshop.last_round`."""
+
+    category: Category
+    rank: int
+    policy: Callable[[Workshop], Awaitable[Policy]]
+
+    async def contestant(self, workshop: Workshop) -> Contestant:
+        """As the workshop made it."""
+        return Contestant(policy=await self.policy(workshop))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
