@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.contract.commands import say
+from service.contract.commands import load_settings, say
 from trainer.compare_commands import app as compare_app
 from trainer.ppo.__main__ import app as ppo_app
 
@@ -41,6 +41,7 @@ def train_sft(
     ] = None,
     lists_per_task: Annotated[int, typer.Option(help="Annotated lists of each task.", min=1)] = 500,
     rewrites: Annotated[int, typer.Option(help="Rewrites of each list in other words (GQR appendix C).", min=0)] = 1,
+    rewriter: Annotated[str, typer.Option(help="A file in trainer/rewriters: catalogue or openai_http.")] = "catalogue",
     epochs: Annotated[float, typer.Option(help="Passes over the lists.", min=0.01)] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Lists a step.", min=1)] = 16,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-4,
@@ -52,7 +53,8 @@ def train_sft(
 ) -> None:
     """Fine-tune a model on annotated lists, or on what people typed next (TRL; GQR eq. 1: loss on the response only)."""
     from trainer.prompt_files import examples_of, read_prompts
-    from trainer.sft import SftConfig, sft
+    from trainer.rewriters import get_rewriter
+    from trainer.sft import SftConfig, annotated_lists, sft
 
     config = SftConfig(
         lists_per_task=lists_per_task,
@@ -63,7 +65,8 @@ def train_sft(
         lora_rank=lora_rank,
         seed=seed,
     )
-    examples = examples_of(read_prompts(prompts)) if prompts else ()
+    rewriting = get_rewriter(rewriter, load_settings())
+    examples = examples_of(read_prompts(prompts)) if prompts else annotated_lists(config, rewriting)
     digest = sft(base, output, work, config, version=version, examples=examples, quiet=as_json)
     say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
 
@@ -147,6 +150,8 @@ def align_policy(
     max_rounds: Annotated[int, typer.Option(min=1)] = 3,
     delta: Annotated[float, typer.Option(help="Stop when the judge's AEC grows by less than this share.")] = 0.01,
     overlap: Annotated[str, typer.Option(help="The judge of overlap: embedding, openai_http or none.")] = "embedding",
+    groups: Annotated[int, typer.Option(help="Of beams, for diverse beam search (GQR appendix C).", min=1)] = 1,
+    diversity: Annotated[float, typer.Option(help="What a group loses for terms of an earlier one.", min=0)] = 0.0,
     learning_rate: Annotated[float | None, typer.Option(show_default="the method's own")] = None,
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains every weight.")] = 16,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs of a round.", min=0.01)] = 4.0,
@@ -181,7 +186,7 @@ def align_policy(
             reference=reference,
             delta=delta,
             max_rounds=max_rounds,
-            search=SearchConfig(seed=seed),
+            search=SearchConfig(seed=seed, groups=groups, diversity=diversity),
             training=MethodConfig(
                 seed=seed,
                 chosen_weight=chosen_weight,

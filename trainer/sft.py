@@ -21,7 +21,8 @@ from trainer.catalogue.compose import TASK_SHARES, compose
 from trainer.catalogue.example import Example
 from trainer.encoding import Encoded, encode
 from trainer.export import export_policy
-from trainer.rewrites import rewrite
+from trainer.rewriters import Rewriter
+from trainer.rewriters.catalogue import CatalogueRewriter
 
 IGNORED = -100  # the label of a token without loss, in torch and transformers
 
@@ -82,14 +83,23 @@ def sft(
     )
 
 
-def annotated_lists(config: SftConfig) -> list[Example]:
-    """`lists_per_task` lists of each task, and the rewrites of each, shuffled; the same for the same seed."""
+def annotated_lists(config: SftConfig, rewriter: Rewriter | None = None) -> list[Example]:
+    """`lists_per_task` lists of each task, and the rewrites of each, shuffled; the same for the same seed.
+
+    `rewriter` None is the project's own paraphraser.
+
+    Raises:
+        JudgeError: The model that rewrites cannot be reached at all.
+    """
     catalogue = load_catalogue()
-    examples: list[Example] = []
-    for task in TASK_SHARES:
-        for example in islice(compose(catalogue, config.seed, task=task), config.lists_per_task):
-            rng = Random(f"{config.seed}:{task}:{len(examples)}")
-            examples += [example, *(rewrite(catalogue, example, rng) for _ in range(config.rewrites))]
+    plain = [
+        example
+        for task in TASK_SHARES
+        for example in islice(compose(catalogue, config.seed, task=task), config.lists_per_task)
+    ]
+    seeds = [f"{config.seed}:{each.task}:{number * (1 + config.rewrites)}" for number, each in enumerate(plain)]
+    rewritten = (rewriter or CatalogueRewriter()).rewrites(plain, config.rewrites, seeds)
+    examples = [each for example, others in zip(plain, rewritten, strict=True) for each in (example, *others)]
     Random(config.seed).shuffle(examples)
     return examples
 

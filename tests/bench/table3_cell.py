@@ -42,7 +42,17 @@ _MAIN = "dpo_ctr"
 _Z = 1.96
 _STARTER_SFT = SftConfig(learning_rate=1e-5)  # as the starter policy was made (trainer/starter.py)
 
+_OF_PREDICTORS = (
+    "ctr",
+    "trainer/audience",
+    "trainer/catalogue",
+    "deploy/starter/sft",
+    "service/contract/tasks",
+    "tests/bench/ctr.py",
+    "tests/bench/simulated_logs.py",
+)
 OF = (
+    *_OF_PREDICTORS,
     "trainer/align.py",
     "trainer/rounds.py",
     "trainer/assess.py",
@@ -58,14 +68,8 @@ OF = (
     "trainer/list_judges",
     "trainer/judges/embedding.py",
     "trainer/sft.py",
-    "trainer/audience",
-    "trainer/catalogue",
-    "ctr",
     "retrieval",
     "deploy/starter",
-    "service/contract/tasks",
-    "tests/bench/ctr.py",
-    "tests/bench/simulated_logs.py",
     "tests/bench/alignment_cell.py",
     "tests/bench/alignment_truth.py",
     "tests/bench/table3_cell.py",
@@ -88,6 +92,11 @@ class Table:
     def work(self) -> Path:
         """Where it keeps what a killed run found."""
         return ROOT / ".bench" / "table3-work" / f"{self.task}-{self.seed}-{self.prompts}-{version_of(OF)}"
+
+    @property
+    def predictors(self) -> Path:
+        """Where its click predictors are, which tables of other sizes and code share."""
+        return ROOT / ".bench" / "click-predictors" / f"{self.task}-{self.seed}-{version_of(_OF_PREDICTORS)}"
 
     @property
     def rounds(self) -> RoundsConfig:
@@ -148,7 +157,7 @@ class Bench:
             seed=table.seed,
             prompts=table.prompts,
             log=log,
-            work=table.work / "predictors",
+            work=table.predictors,
             rounds=table.rounds,
         )
         self.searching, self.judging = predictors(self.snapshot, wanted)

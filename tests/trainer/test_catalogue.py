@@ -14,7 +14,7 @@ from trainer.catalogue.compose import TASK_SHARES, compose, queries_in_a_row
 from trainer.catalogue.names import unseen_name
 from trainer.catalogue.typing_noise import as_typed
 from trainer.evaluate import unseen_queries
-from trainer.rewrites import rewrite
+from trainer.rewriters.catalogue import rewrite
 
 CATALOGUE = load_catalogue()
 EXAMPLES = list(islice(compose(CATALOGUE, 11), 4000))

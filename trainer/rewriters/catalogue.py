@@ -1,15 +1,37 @@
-"""Diverse rewrites of annotated lists: the same need in other words (GQR appendix C).
+"""The project's own paraphraser: the catalogue's other phrasings of a facet say the same need in other words.
 
-It knows nothing about models; the catalogue's other phrasings of a facet are the rewriter.
+It knows nothing about models, and needs none.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from random import Random
 
-from trainer.catalogue.catalogue import Catalogue, Kind
+from service.contract.settings import Settings
+from trainer.catalogue.catalogue import Catalogue, Kind, load_catalogue
 from trainer.catalogue.example import Example
+
+
+class CatalogueRewriter:
+    """See `Rewriter`."""
+
+    name = "catalogue"
+
+    def rewrites(self, examples: Sequence[Example], count: int, seeds: Sequence[str]) -> list[list[Example]]:
+        """See `Rewriter`; the context is put in other words too."""
+        catalogue = load_catalogue()
+        found = []
+        for example, seed in zip(examples, seeds, strict=True):
+            rng = Random(seed)
+            found.append([rewrite(catalogue, example, rng) for _ in range(count)])
+        return found
+
+
+def create(_settings: Settings) -> CatalogueRewriter:
+    """The paraphraser; it needs no settings."""
+    return CatalogueRewriter()
 
 
 def rewrite(catalogue: Catalogue, example: Example, rng: Random) -> Example:
