@@ -6,7 +6,7 @@ It knows nothing about clicks. Any model that an engine runs will do; of the sta
 from itertools import islice
 
 from service.contract.tasks import get_task
-from trainer.catalogue.catalogue import load_catalogue
+from trainer.catalogue.catalogue import Catalogue, load_catalogue
 from trainer.catalogue.compose import compose
 from trainer.catalogue.example import Example
 from trainer.comparators import Category, Contestant
@@ -30,12 +30,21 @@ class FewShot:
 
 
 def selected(task: str) -> list[Example]:
-    """Five annotated lists of the task's usual length, about five kinds of things, the shortest of what was composed."""
-    usual, kinds = get_task(task).default_n, dict[str, Example]()
-    composed = islice(compose(load_catalogue(), _SEED, task=task), _CHOSEN_FROM)
-    for example in sorted((each for each in composed if each.context.n == usual), key=_length):
+    """Five annotated lists of the usual length, about five kinds of things with a name of their own: the shortest there are."""
+    usual, kinds, catalogue = get_task(task).default_n, dict[str, Example](), load_catalogue()
+    composed = islice(compose(catalogue, _SEED, task=task), _CHOSEN_FROM)
+    fitting = [each for each in composed if each.context.n == usual and _is_named(each, catalogue)]
+    for example in sorted(fitting, key=_length):
         kinds.setdefault(example.kind, example)
     return list(kinds.values())[:EXAMPLES]
+
+
+def _is_named(example: Example, catalogue: Catalogue) -> bool:
+    """Whether what it is about is a real thing, spelt as it should be in what was asked; writing may be about anything."""
+    asked = [text for text in (example.context.query, *example.context.session[-1:]) if text]
+    kind = catalogue.kind.get(example.kind)
+    is_real = kind is None or (not kind.generic and example.entity in kind.names)
+    return is_real and all(example.entity in text for text in asked)
 
 
 def _length(example: Example) -> int:
