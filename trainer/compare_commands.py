@@ -66,6 +66,7 @@ def compare_methods(
     from trainer import comparators
     from trainer.candidates import SearchConfig
     from trainer.compare import compare
+    from trainer.compare_plots import plot
     from trainer.list_judges import get_list_judge
     from trainer.methods import MethodConfig
     from trainer.prompts import learnt_and_tested
@@ -107,7 +108,9 @@ def compare_methods(
         finally:
             await workshop.close()
 
-    _show(asyncio.run(run()), as_json)
+    found = asyncio.run(run())
+    plot(found, work)
+    _show(found, as_json)
 
 
 @app.command("clicks")

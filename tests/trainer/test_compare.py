@@ -15,15 +15,15 @@ from service.contract.tasks import get_task
 from service.contract.types import PromptContext
 from tests.ctr.small_log import FIRST_DAY, Shown, snapshot_of
 from tests.trainer.known_policy import KnownEngine, KnownPredictor, known_policy, words_of_topic
-from tests.trainer.test_quality import Rates
 from tests.trainer.test_rounds import publish
 from trainer import comparators
 from trainer.candidates import SearchConfig
 from trainer.comparators import Contestant, get_comparator
 from trainer.comparators.few_shot import EXAMPLES, selected
 from trainer.compare import Row, WithExamples, compare, lists_of, written_for
+from trainer.compare_plots import plot
 from trainer.encoding import encode
-from trainer.list_judges import Rating
+from trainer.list_judges import Rating, Relatedness
 from trainer.methods import MethodConfig, Outcome
 from trainer.prompts import prompt_of
 from trainer.rounds import Engines, RoundsConfig
@@ -65,6 +65,16 @@ def materials(place: Path, *, clicked: int = 70) -> Materials:
 def writes(query: str, so_far: str, sampling: Sampling) -> list[str]:
     """A whole list whatever stands before; examples have lists of their own."""
     return words_of_topic(query, "", sampling)
+
+
+class Agrees:
+    """Finds every pair of lists equal."""
+
+    name, spent = "agrees", {}
+
+    def ratings(self, pairs):
+        one = Rating((Relatedness.HIGH,), (frozenset(),))
+        return [(one, one) for _ in pairs]
 
 
 class Trains:
@@ -140,7 +150,7 @@ async def test_too_few_clicks_leave_rows_with_the_counts_and_the_others_go_on(tm
 
 
 async def test_a_judge_that_refuses_leaves_the_row_with_the_count_and_is_asked_again_later(tmp_path):
-    class Refuses(Rates):
+    class Refuses(Agrees):
         name = "refuses"
 
         def ratings(self, pairs):
@@ -151,13 +161,12 @@ async def test_a_judge_that_refuses_leaves_the_row_with_the_count_and_is_asked_a
     assert row.problem == "Not enough data: the judge refuses gave no verdict on 3 pairs. It refused to judge."
     assert row.assessment is not None
 
-    class Answers(Refuses):
-        def ratings(self, pairs):
-            return [(Rating((), ()), Rating((), ())) for _ in pairs]
+    class Answers(Agrees):
+        name = "refuses"
 
     _, row = await compare(Trains(of).workshop, ["sft_clk"], [Answers()])
     assert row.problem is None
-    assert row.quality["refuses"]["relatedness_ties"] == 0.0 or row.quality["refuses"]["relatedness_ties"] == 3.0
+    assert row.quality["refuses"]["relatedness_ties"] == 3.0
 
 
 async def test_a_killed_comparison_trains_and_writes_nothing_twice(tmp_path):
@@ -188,6 +197,16 @@ async def test_lists_come_back_as_they_were_written(tmp_path):
     assert found == await lists_of(trains.workshop, Contestant(policy=trains.workshop.materials.sft), TESTED)
     with pytest.raises(ConfigurationError, match="dpo_clk has no lists"):
         written_for(trains.workshop, "dpo_clk")
+
+
+async def test_rows_are_drawn_and_a_row_that_could_not_be_made_is_left_out(tmp_path):
+    rows = await compare(Trains(materials(tmp_path, clicked=5)).workshop, ["few_shot", "sft_clk"], [Agrees()])
+
+    drawn = plot(rows, tmp_path)
+
+    assert [path.name for path in drawn] == ["aec.png", "quality-agrees.png"]
+    assert all(path.stat().st_size > 5_000 for path in drawn)
+    assert plot([row for row in rows if row.assessment is None], tmp_path) == []
 
 
 @pytest.mark.parametrize("task", ["suggest", "snippets", "hint"])
