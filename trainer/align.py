@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ctr.predictor import Predictor, open_predictor
-from service.contract.errors import ConfigurationError
+from ctr.predictor import Predictor
 from service.contract.policy import load_policy
 from service.contract.progress import reporter
 from service.contract.settings import Settings
@@ -20,6 +19,7 @@ from trainer.judges import get_judge
 from trainer.judges.embedding import installed_embedder
 from trainer.prompts import learnt_and_tested
 from trainer.rounds import JUDGES, Engines, Round, Rounds, RoundsConfig, taken
+from trainer.two_predictors import open_two
 
 _CONTEXT_TOKENS = 1024  # the longest prompt, and the longest list after it
 
@@ -56,12 +56,7 @@ def run_alignment(wanted: Alignment, *, quiet: bool = False) -> dict[str, Any]:
     """
     policy = load_policy(wanted.policy)
     sft = policy if policy.adapter is None else load_policy(policy.model_directory)
-    searching, judging = open_predictor(wanted.search_predictor), open_predictor(wanted.judge_predictor)
-    if searching.sha256 == judging.sha256:
-        raise ConfigurationError(
-            f"{wanted.search_predictor} would search and judge: what the search exploits of it would count as a gain. "
-            "Train a second predictor on other days with another seed."
-        )
+    searching, judging = open_two(wanted.search_predictor, wanted.judge_predictor)
     learnt, tested = learnt_and_tested(
         open_snapshot(wanted.snapshot),
         wanted.task,

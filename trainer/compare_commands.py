@@ -59,7 +59,6 @@ def compare_methods(
     """Compare eleven ways to teach a policy on one log (GQR Table 3, Figure 5)."""
     import asyncio
 
-    from ctr.predictor import open_predictor
     from service.contract.policy import load_policy
     from service.contract.progress import reporter
     from service.contract.snapshot import open_snapshot
@@ -71,8 +70,10 @@ def compare_methods(
     from trainer.methods import MethodConfig
     from trainer.prompts import learnt_and_tested
     from trainer.rounds import RoundsConfig
+    from trainer.two_predictors import open_two
     from trainer.workshop import Materials, Workshop
 
+    searching, judging = open_two(search_predictor, judge_predictor)
     log = open_snapshot(snapshot)
     learnt, tested = learnt_and_tested(
         log, task, learnt=prompts, tested=test_prompts, learnt_days=prompt_days, seed=seed
@@ -82,8 +83,8 @@ def compare_methods(
         snapshot=log,
         sft=load_policy(policy),
         few_shot=load_policy(few_shot),
-        searching=open_predictor(search_predictor),
-        judging=open_predictor(judge_predictor),
+        searching=searching,
+        judging=judging,
         learnt=learnt,
         tested=tested,
         click_days=list(log.files("impressions"))[-1 - prompt_days : -1],

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctr.predictor import Predictor, open_predictor
+from ctr.predictor import Predictor
 from service.contract.errors import ConfigurationError
 from service.contract.policy import Policy, load_policy
 from service.contract.snapshot import open_snapshot
@@ -20,6 +20,7 @@ from trainer.ppo.run import PpoRun, not_exceeded, run_ppo
 from trainer.prompt_files import KnownPrompt
 from trainer.prompts import AlignmentPrompt, learnt_and_tested
 from trainer.rounds import JUDGES, SEARCHES
+from trainer.two_predictors import open_two
 
 _NOTE = "before.json"
 
@@ -90,13 +91,7 @@ def _predictors(searching: Path | None, judging: Path | None) -> dict[str, Predi
             "PPO on a log needs two click predictors: --predictor rewards, and --judge-predictor, of other days and another "
             "seed, says what was gained."
         )
-    found = {SEARCHES: open_predictor(searching), JUDGES: open_predictor(judging)}
-    if found[SEARCHES].sha256 == found[JUDGES].sha256:
-        raise ConfigurationError(
-            f"{searching} would reward and judge: what the policy exploits of it would count as a gain. Train a second "
-            "predictor on other days with another seed."
-        )
-    return found
+    return dict(zip((SEARCHES, JUDGES), open_two(searching, judging), strict=True))
 
 
 def _measured(

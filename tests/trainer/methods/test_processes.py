@@ -12,10 +12,13 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from service.contract.policy import load_policy
+from trainer.methods import names
 from trainer.methods.models import fresh
 
 CONFIGURATIONS = Path(__file__).parents[3] / "deploy" / "accelerate"
-PARITY_TOLERANCE = 1e-5  # largest difference of a weight; the gradient's mean is taken in another order
+PARITY_TOLERANCE = {"kto": 1e-4, "simpo": 1e-4}  # largest difference of a weight; the gradient's mean is taken in
+_USUAL_TOLERANCE = 1e-5  # another order, and Adam magnifies it where gradients are as small as theirs
+LEAST_MOVED = 1e-3  # of a weight, in training
 ONE = ["-m", "trainer"]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer"]
 LAUNCHED = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / "one-cpu.yaml"), "-m", "trainer"]
@@ -48,7 +51,7 @@ def started(base, pairs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("method", ["dpo", "sft"])
+@pytest.mark.parametrize("method", names())
 def test_two_processes_end_as_one(started, method):
     options = ["--method", method, "--batch-size", "4", "--lora-rank", "4", "--learning-rate", "5e-3"]
 
@@ -56,9 +59,9 @@ def test_two_processes_end_as_one(started, method):
     together, said_together = started(TWO, "together", *options)
 
     for ours, theirs in zip(fresh(alone).parameters(), fresh(together).parameters(), strict=True):
-        assert torch.allclose(ours, theirs, atol=PARITY_TOLERANCE)
+        assert torch.allclose(ours, theirs, atol=PARITY_TOLERANCE.get(method, _USUAL_TOLERANCE))
     moved = [weight for name, weight in fresh(alone).named_parameters() if "lora_B" in name]
-    assert min(weight.abs().max().item() for weight in moved) > 100 * PARITY_TOLERANCE
+    assert min(weight.abs().max().item() for weight in moved) > LEAST_MOVED
     assert json.loads(said_together)["loss"] == pytest.approx(json.loads(said)["loss"], abs=1e-4)
 
 

@@ -85,7 +85,7 @@ def test_a_killed_run_measures_what_was_published_and_trains_nothing_again(wante
 def test_one_predictor_for_both_is_refused(wanted):
     run, task = wanted
 
-    with pytest.raises(ConfigurationError, match="would reward and judge"):
+    with pytest.raises(ConfigurationError, match="would search or reward, and judge"):
         run_for_task(run, replace(task, judge_predictor=run.predictor), quiet=True)
     with pytest.raises(ConfigurationError, match="needs two click predictors"):
         run_for_task(run, replace(task, judge_predictor=None), quiet=True)
