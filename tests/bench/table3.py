@@ -14,22 +14,23 @@ from scipy.stats import spearmanr
 
 from tests.bench import table3_explore, table3_week
 from tests.bench.report import Bar, Cell, main
-from tests.bench.table3_cell import ABLATIONS, OF, Table, ablation_of, rows_of
+from tests.bench.table3_cell import ABLATIONS, CHAIN, OF, TWINS, Table, ablation_of, rows_of
 from tests.bench.table3_explore import STRATEGIES, explore
 from tests.bench.table3_week import ARMS, week
 from trainer import comparators
+from trainer.comparators import Category
 
 TASKS, SEEDS = ("suggest", "snippets", "hint"), (0, 1, 2)
 ABLATED = ("suggest", "snippets")
 SHORT = Table(task="suggest", seed=0, prompts=300, tested=500, lists=300, max_rounds=2)
-_CHAIN = ("sft_ctr", "kto_ctr", "simpo_ctr", "dpo_ctr", "iter_dpo_ctr")
-_TWINS = tuple((f"{method}_ctr", f"{method}_clk") for method in ("sft", "kto", "simpo", "dpo"))
+_KINDS: dict[str, tuple[Category, ...]] = {"rows-clk": ("baseline", "clk"), "rows-ctr": ("ctr",)}
 _JUDGED = ("sft_clk", "dpo_clk", "sft_ctr", "dpo_ctr", "iter_dpo_ctr")  # Figure 5, and DPO_ctr(-RF) among the ablations
 _CTR_ROWS = tuple(name for name in comparators.names() if name.endswith("_ctr"))
 
 
 def _full(task: str, seed: int) -> Table:
-    return Table(task=task, seed=seed, prompts=10_000, tested=10_000, lists=10_000, max_rounds=3)
+    """As the paper: ten thousand of each. A log that is long enough has 25,000 scenes in its last week."""
+    return Table(task=task, seed=seed, prompts=10_000, tested=10_000, lists=10_000, max_rounds=3, window=300_000)
 
 
 def _bars() -> list[Bar]:
@@ -86,7 +87,7 @@ def _ablation_bars(end: str) -> list[Bar]:
 
 def _cells() -> list[Cell]:
     week_of, explore_of = (*OF, *table3_week.OF), (*OF, *table3_explore.OF)
-    cells = [Cell("rows", partial(rows_of, SHORT), of=OF, about_s=1_000)]
+    cells = [Cell(kind, partial(_rows, categories, SHORT), of=OF, about_s=1_000) for kind, categories in _KINDS.items()]
     cells += [Cell(f"without-{part}", partial(ablation_of, SHORT, part), of=OF, about_s=300) for part in ABLATIONS]
     cells += [Cell("week", partial(week, SHORT), of=week_of, about_s=450)]
     cells += [Cell(each, partial(explore, SHORT, each), of=explore_of, about_s=600) for each in STRATEGIES]
@@ -100,11 +101,17 @@ def _full_cells() -> list[Cell]:
         for seed in SEEDS:
             table, endless = _full(task, seed), float("inf")
             kept = {"of": OF, "about_s": endless, "stored": True}
-            found.append(Cell(f"full-{task}-{seed}", partial(_named, rows_of, table), **kept))
+            for kind, categories in _KINDS.items():
+                measure = partial(_named, partial(_rows, categories), table)
+                found.append(Cell(f"full-{task}-{seed}-{kind}", measure, **kept))
             for part in ABLATIONS if task in ABLATED else ():
                 measure = partial(_named, partial(ablation_of, part=part), table)
                 found.append(Cell(f"full-{task}-{seed}-without-{part}", measure, **kept))
     return found
+
+
+def _rows(categories: Sequence[Category], table: Table) -> dict[str, float]:
+    return rows_of(table, *categories)
 
 
 def _named(measure: Callable[[Table], dict[str, float]], table: Table) -> dict[str, float]:
@@ -145,8 +152,8 @@ def _conclusions(found: Mapping[str, float], task: str) -> dict[str, float]:
     """Which rows come first, and what the ablations show, as far as they were measured."""
     told: dict[str, float] = {}
     rows = [name for name in comparators.names() if f"{name}_true" in found]
-    ahead = [*zip(_CHAIN[1:], _CHAIN[:-1], strict=True), *_TWINS]
-    if set(_CHAIN) <= set(rows):
+    ahead = [*zip(CHAIN[1:], CHAIN[:-1], strict=True), *TWINS]
+    if set(CHAIN) <= set(rows):
         told["order"] = float(sum(found[f"{b}_true"] > found.get(f"{w}_true", 1.0) for b, w in ahead))
         told["order_aec"] = float(sum(found[f"{b}_aec"] > found.get(f"{w}_aec", 1.0) for b, w in ahead))
         told["iter_dpo_first"] = float(max(rows, key=lambda name: found[f"{name}_true"]) == "iter_dpo_ctr")

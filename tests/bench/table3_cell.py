@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainer import comparators
 from trainer.audience.audience import Audience
 from trainer.audience.scene import Scene
 from trainer.candidates import SearchConfig
+from trainer.comparators import Category
 from trainer.compare import Row, compare, written_for
 from trainer.list_judges import get_list_judge
 from trainer.methods import MethodConfig
@@ -38,6 +40,10 @@ from trainer.workshop import Materials, Workshop
 
 BASE = STARTER.parent / "base"
 ABLATIONS = ("cor", "bs", "rf", "lm", "sj")
+CHAIN = ("sft_ctr", "kto_ctr", "simpo_ctr", "dpo_ctr", "iter_dpo_ctr")
+TWINS = tuple((f"{method}_ctr", f"{method}_clk") for method in ("sft", "kto", "simpo", "dpo"))
+"""Which rows are worse than the next, and which worse than their twin, in the paper."""
+
 _MAIN = "dpo_ctr"
 _Z = 1.96
 _STARTER_SFT = SftConfig(learning_rate=1e-5)  # as the starter policy was made (trainer/starter.py)
@@ -79,7 +85,11 @@ OF = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A task and seed. `prompts` are searched, `lists` of each kind come from the log, `tested` prompts are written for."""
+    """A task and seed. `prompts` are searched, `lists` of each kind come from the log, `tested` prompts are written for.
+
+    `window`: impressions in 14 days of the log that prompts and clicked lists come from, where that of the predictors is
+    too short for so many.
+    """
 
     task: str
     seed: int
@@ -87,6 +97,7 @@ class Table:
     tested: int
     lists: int
     max_rounds: int
+    window: int | None = None
 
     @property
     def work(self) -> Path:
@@ -105,20 +116,22 @@ class Table:
         return RoundsConfig(max_rounds=self.max_rounds, search=search, training=training)
 
 
-def rows_of(table: Table) -> dict[str, float]:
-    """Of every row that could be made: true CTR with its interval, AEC, how lists are made, and quality against SFT."""
+def rows_of(table: Table, *categories: Category) -> dict[str, float]:
+    """Of every row of these kinds that could be made: true CTR with its interval, AEC, how lists are made, and quality.
+
+    Differences between neighbours of the paper's order are told where both rows are there.
+    """
     bench = bench_of(table)
-    rows = bench.compared(bench.materials(), comparators.names())
+    names = [name for name in comparators.names() if comparators.get_comparator(name).category in categories]
+    rows = bench.compared(bench.materials(), names)
     truth = {row.name: bench.truth(bench.materials(), row.name) for row in rows if row.assessment}
     found: dict[str, float] = {}
     for row in rows:
         if row.assessment:
             found |= _figures(row, truth[row.name], truth["sft"])
-    pairs = [("iter_dpo_ctr", "dpo_ctr"), ("dpo_ctr", "simpo_ctr"), ("simpo_ctr", "kto_ctr"), ("kto_ctr", "sft_ctr")]
-    pairs += [(f"{method}_ctr", f"{method}_clk") for method in ("sft", "kto", "simpo", "dpo")]
-    for better, worse in pairs:
-        if better in truth and worse in truth:
-            found |= _difference(f"{better}_over_{worse}", truth[better], truth[worse])
+    for better, worse in (*pairwise(reversed(CHAIN)), *TWINS):
+        if better in truth and (bench.materials().work / "rows" / f"{worse}.lists.json").is_file():
+            found |= _difference(f"{better}_over_{worse}", truth[better], bench.truth(bench.materials(), worse))
     return found
 
 
@@ -151,6 +164,7 @@ class Bench:
         self._table, self.audience = table, Audience()
         log = TABLE[table.task]
         self.snapshot = simulated_log(table.task, log.window, log.people_a_list)
+        self.later = simulated_log(table.task, table.window or log.window, log.people_a_list)
         self.scenes: list[Scene] = draw_scenes(self.audience, table.task, table.tested, table.seed)
         wanted = Wanted(
             task=table.task,
@@ -168,12 +182,12 @@ class Bench:
         """What the rows are made from; `without_part`: of an ablation, whose policies take one round."""
         table, place = self._table, self._table.work / (f"without-{without_part}" if without_part else "whole")
         fill: Callable[[PromptContext], PromptContext] = without_cor if without_part == "cor" else self.with_cor
-        days = list(self.snapshot.files("impressions"))[-TEST_DAYS:]
+        days = list(self.later.files("impressions"))[-TEST_DAYS:]
         bare = [prompt_of(scene.task, scene.context) for scene in self.scenes]
-        learnt = without(bare, self.snapshot, table.task, days, most=table.prompts, seed=table.seed)
+        learnt = without(bare, self.later, table.task, days, most=table.prompts, seed=table.seed)
         return Materials(
             task=table.task,
-            snapshot=self.snapshot,
+            snapshot=self.later,
             sft=self._sft_without_cor(place) if without_part == "cor" else load_policy(STARTER),
             few_shot=load_policy(BASE),
             searching=self.judging if without_part == "sj" else self.searching,
