@@ -20,7 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and 
 Days = Annotated[int, typer.Option(help="Days before the last that lists and prompts come from.", min=1)]
 Lists = Annotated[int, typer.Option(help="At most so many clicked lists, and as many others (N_pos, N_neg).", min=1)]
 Snapshot = Annotated[Path, typer.Option(help="The log.")]
-_HEADS = ("row", "AEC", "impr.", "AEC (search)", "unreadable", "repeated", "tokens", "related", "exclusive")
+_HEADS = ("row", "AEC", "gain", "failed", "repeat", "related", "exclusive")
 
 
 @app.command("compare")
@@ -156,7 +156,9 @@ def _show(rows: "list[Row]", as_json: bool) -> None:
         print_json([asdict(row) | {"improvement": row.improvement(rows[0])} for row in rows])
         return
     print_table(
-        "Lists of each policy, as predictors and judges see them", _HEADS, [_cells(row, rows[0]) for row in rows]
+        "AEC by the judge predictor; related, exclusive: wins less losses against sft, in points",
+        _HEADS,
+        [_cells(row, rows[0]) for row in rows],
     )
     if problems := {row.name: row.problem for row in rows if row.problem}:
         say(problems, as_json=False)
@@ -165,16 +167,14 @@ def _show(rows: "list[Row]", as_json: bool) -> None:
 def _cells(row: "Row", baseline: "Row") -> list[str | None]:
     found, gained = row.assessment, row.improvement(baseline)
     if found is None:
-        return [row.name, "not enough data", *[None] * 7]
+        return [row.name, "-", *[None] * 5]  # why stands below the table
     quality = next(iter(row.quality.values()), {})
     net = [quality.get(f"{name}_net") for name in ("relatedness", "exclusivity")]
     return [
         row.name,
         f"{found.aec['judge']:.4f}",
         None if gained is None else f"{gained:+.1%}",
-        f"{found.aec['search']:.4f}",
         f"{found.parse_failures:.1%}",
         f"{found.duplicate_share:.1%}",
-        f"{found.mean_tokens:.1f}",
         *(None if value is None else f"{value:+.0f}" for value in net),
     ]
