@@ -58,6 +58,7 @@ def _bars() -> list[Bar]:
     for strategy in STRATEGIES:
         for figure in ("true", "distinct_lists", "next_predictor"):
             bars += [Bar(f"{strategy}_{side}_{figure}", "") for side in ("off", "on")]
+    bars += [Bar(f"week_{arm}_rate", "simulated CTR") for arm in ARMS]
     for arm in ARMS[1:]:
         bars += [Bar(f"week_{arm}_{figure}", "relative") for figure in ("lift", "lift_low", "lift_high", "aec_lift")]
     return bars

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctr.predictor import Predictor, list_reward
 from retrieval.encoder import default_encoder
@@ -28,7 +29,6 @@ from tests.bench.intervals import bootstrap
 from tests.bench.report import ROOT
 from tests.bench.table3_cell import Bench, Table, bench_of
 from trainer.comparators import get_comparator
-from trainer.methods.plots import draw_lines
 from trainer.workshop import Workshop
 
 ARMS = ("sft", "sft_clk", "sft_ctr", "dpo_ctr", "iter_dpo_ctr")
@@ -122,9 +122,9 @@ def _seen(database: Path, task: str, judge: Predictor) -> list[_List]:
 
 def _figures(seen: Sequence[_List]) -> dict[str, float]:
     by_arm: Mapping[str, list[_List]] = {arm: [each for each in seen if each.arm == arm] for arm in ARMS}
-    rates = {arm: float(np.mean([each.clicked for each in lists])) for arm, lists in by_arm.items()}
-    expected = {arm: float(np.mean([each.expected for each in lists])) for arm, lists in by_arm.items()}
-    found = {f"week_{arm}_ctr": rate for arm, rate in rates.items()}
+    rates = {arm: _was_clicked(lists) for arm, lists in by_arm.items()}
+    expected = {arm: _expected(lists) for arm, lists in by_arm.items()}
+    found = {f"week_{arm}_rate": rate for arm, rate in rates.items()}
     for arm in ARMS[1:]:
         low, high = _interval(by_arm[arm], by_arm[ARMS[0]])
         found |= {
@@ -146,7 +146,7 @@ def _interval(mine: Sequence[_List], control: Sequence[_List]) -> tuple[float, f
             sums[row, number[each.person]] += each.clicked
             sums[row + 1, number[each.person]] += 1
 
-    def lift(weights: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
+    def lift(weights: NDArray[np.float64]) -> float:
         clicks, lists, others, of_others = sums @ weights
         return float((clicks / lists) / (others / of_others) - 1.0)
 
@@ -154,16 +154,31 @@ def _interval(mine: Sequence[_List], control: Sequence[_List]) -> tuple[float, f
 
 
 def _plot(seen: Sequence[_List]) -> None:
-    """Relative lift over SFT day by day: of clicks, and of what the judge predictor expects."""
+    """Relative lift over SFT day by day, an arm a colour: of clicks (solid), and of what the judge expects (dashed)."""
+    from matplotlib.figure import Figure
+
     days: dict[str, dict[int, list[_List]]] = {arm: defaultdict(list) for arm in ARMS}
     for each in seen:
         days[each.arm][each.day].append(each)
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for arm in ARMS[1:]:
-        for name, of in (("clicks", lambda each: each.clicked), ("AEC", lambda each: each.expected)):
-            lines[f"{arm}, {name}"] = [
-                (day + 1.0, 100 * (np.mean([of(e) for e in lists]) / np.mean([of(e) for e in days[ARMS[0]][day]]) - 1))
-                for day, lists in sorted(days[arm].items())
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, arm in enumerate(ARMS[1:]):
+        for name, style, of in (("clicks", "-", _was_clicked), ("AEC", "--", _expected)):
+            points = [
+                (day + 1, 100 * (of(lists) / of(days[ARMS[0]][day]) - 1)) for day, lists in sorted(days[arm].items())
             ]
+            axes.plot(*zip(*points, strict=True), style, color=f"C{number}", marker="o", label=f"{arm}, {name}")
+    axes.axhline(0, color="#888888", linewidth=1)
+    axes.set(xlabel="day", ylabel="simulated lift over SFT (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     PLOT.parent.mkdir(exist_ok=True)
-    draw_lines(lines, "simulated lift over SFT (%)", PLOT, x="day", marker="o")
+    figure.savefig(PLOT, dpi=120)
+
+
+def _was_clicked(lists: Sequence[_List]) -> float:
+    return float(np.mean([each.clicked for each in lists]))
+
+
+def _expected(lists: Sequence[_List]) -> float:
+    return float(np.mean([each.expected for each in lists]))
