@@ -25,11 +25,9 @@ from tests.bench.ctr import TABLE
 from tests.bench.report import ROOT, version_of
 from tests.bench.simulated_logs import TEST_DAYS, simulated_log
 from tests.bench.table3_cor import WithCor, without_cor
-from trainer import comparators
 from trainer.audience.audience import Audience
 from trainer.audience.scene import Scene
 from trainer.candidates import SearchConfig
-from trainer.comparators import Category
 from trainer.compare import Row, compare, written_for
 from trainer.list_judges import get_list_judge
 from trainer.methods import MethodConfig
@@ -116,22 +114,23 @@ class Table:
         return RoundsConfig(max_rounds=self.max_rounds, search=search, training=training)
 
 
-def rows_of(table: Table, *categories: Category) -> dict[str, float]:
-    """Of every row of these kinds that could be made: true CTR with its interval, AEC, how lists are made, and quality.
+def rows_of(table: Table, names: Sequence[str]) -> dict[str, float]:
+    """Of every row named that could be made: true CTR with its interval, AEC, how lists are made, and quality.
 
-    Differences between neighbours of the paper's order are told where both rows are there.
+    Differences between neighbours of the paper's order are told as soon as both rows are there.
     """
     bench = bench_of(table)
-    names = [name for name in comparators.names() if comparators.get_comparator(name).category in categories]
     rows = bench.compared(bench.materials(), names)
     truth = {row.name: bench.truth(bench.materials(), row.name) for row in rows if row.assessment}
     found: dict[str, float] = {}
     for row in rows:
         if row.assessment:
             found |= _figures(row, truth[row.name], truth["sft"])
-    for better, worse in (*pairwise(reversed(CHAIN)), *TWINS):
-        if better in truth and (bench.materials().work / "rows" / f"{worse}.lists.json").is_file():
-            found |= _difference(f"{better}_over_{worse}", truth[better], bench.truth(bench.materials(), worse))
+    made = bench.materials().work / "rows"
+    for pair in (*pairwise(reversed(CHAIN)), *TWINS):
+        if set(pair) & set(truth) and all((made / f"{name}.lists.json").is_file() for name in pair):
+            better, worse = (bench.truth(bench.materials(), name) for name in pair)
+            found |= _difference("_over_".join(pair), better, worse)
     return found
 
 

@@ -108,3 +108,9 @@ def test_every_bar_of_the_issue_has_its_name():
     assert {"order", "ablation_cor", "ablation_bs", "ablation_rf", "relatedness_net", "exclusivity_net"} <= names
     assert {"order_suggest", "order_snippets", "order_hint", "aec_true_rank_correlation"} <= names
     assert len(names) == len(table3._bars())
+
+
+def test_every_row_is_of_one_cell_and_none_is_forgotten():
+    named = [row for rows in table3._ROWS.values() for row in rows]
+
+    assert sorted(named) == sorted(comparators.names())
