@@ -32,7 +32,7 @@ from trainer.workshop import Workshop
 
 STRATEGIES = ("rewrites", "diverse_beams", "randomness")
 _DRAWS, _DRAWN_SCENES = 16, 100
-_LISTS, _PEOPLE_A_LIST, _DAYS = 9_000, 3, 3
+_LISTS, _PEOPLE_A_LIST, _DAYS = 9_000, 3, 6
 _SINCE = datetime(2026, 10, 22, tzinfo=UTC)
 _JUDGED_LISTS, _PEOPLE = 600, 50
 _DIVERSITY = 0.05  # in units of the reward, which is .2 to .6
@@ -135,14 +135,12 @@ async def _measured(bench: Bench, table: Table, side: _Side, place: Path) -> dic
 
 
 def _predictor(table: Table, log: Path) -> Predictor:
-    """What is learnt from the night alone; its last day is for calibration and the card."""
-    made = log.with_name(f"{log.name}-predictor")
-    if not made.exists():
-        train = replace(TABLE[table.task].training(VARIANTS[table.task][-1]), seed=table.seed)
-        data = DataConfig(task=table.task, days=_DAYS - 1, test_days=1)
-        config = BuildConfig(work=log.with_name(f"{log.name}-work"), data=data, train=train)
-        build(open_snapshot(log), made, config, quiet=True)
-    return open_predictor(made)
+    """What is learnt from the new lists alone; the last days are to stop in time, for calibration and for the card."""
+    train = replace(TABLE[table.task].training(VARIANTS[table.task][-1]), seed=table.seed)
+    data = DataConfig(task=table.task, days=_DAYS - 1, test_days=1)
+    config = BuildConfig(work=log.with_name(f"{log.name}-work"), data=data, train=train)
+    made = build(open_snapshot(log), log.with_name(f"{log.name}-predictor"), config, quiet=True)
+    return open_predictor(made.directory)
 
 
 def _order(predictor: Predictor, audience: Audience, scenes: Sequence[Scene]) -> float:
