@@ -248,12 +248,12 @@ async def test_few_shot_runs_on_the_engine_that_was_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(480)  # eight trainings; two minutes on two slow cores
 async def test_every_row_is_made_of_the_starter_policy_by_the_real_methods(tmp_path):
     starter = load_policy(STARTER)
     quick = RoundsConfig(
-        max_rounds=2,
-        delta=-1.0,
-        search=SearchConfig(beams=2, expansions=3, random_lists=4, rejected=2),
+        max_rounds=1,
+        search=SearchConfig(beams=3, expansions=6, random_lists=6, rejected=3),
         training=MethodConfig(epochs=1.0, batch_size=4, lora_rank=4, lora_alpha=8, kl_pairs=2),
     )
     of = replace(
@@ -261,8 +261,10 @@ async def test_every_row_is_made_of_the_starter_policy_by_the_real_methods(tmp_p
         sft=starter,
         few_shot=load_policy(STARTER.parent / "base"),
         learnt=[
-            prompt_of("suggest", PromptContext(n=3, query=f"how to cook {each}")) for each in ("rice", "beans", "kale")
+            prompt_of("suggest", PromptContext(n=3, query=f"how to cook {each}"))
+            for each in ("rice", "beans", "kale", "lentils", "salmon", "eggs")
         ],
+        overlap=None,
         engine="transformers_local",
         few_shot_engine="transformers_local",
         rounds=quick,

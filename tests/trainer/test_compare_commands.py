@@ -81,6 +81,7 @@ def _options(log, tmp_path, predictors):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(480)
 def test_a_table_of_some_rows_is_told_drawn_and_gone_on_with(log, tmp_path, predictors):
     options = _options(log, tmp_path, predictors)
 
