@@ -65,8 +65,10 @@ def train_sft(
         lora_rank=lora_rank,
         seed=seed,
     )
-    rewriting = get_rewriter(rewriter, load_settings())
-    examples = examples_of(read_prompts(prompts)) if prompts else annotated_lists(config, rewriting)
+    if prompts:
+        examples = examples_of(read_prompts(prompts))
+    else:
+        examples = annotated_lists(config, get_rewriter(rewriter, load_settings()))
     digest = sft(base, output, work, config, version=version, examples=examples, quiet=as_json)
     say({"version": version, "directory": str(output), "manifest_sha256": digest}, as_json)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,7 @@ def feedback(
             f"Not enough data: of {seen} lists of task {task!r} on {len(days)} days {len(clicked)} were clicked, and "
             f"{LEAST} are needed. Take a longer snapshot, or learn from a click predictor, which uses every list."
         )
-    count = min(most, len(clicked))
-    filled = [[_filled(each, fill) for each in lists] for lists in (clicked, unclicked[:count])]
+    filled = [[_filled(each, fill) for each in lists] for lists in (clicked, unclicked[: len(clicked)])]
     return Feedback(clicked=filled[0], unclicked=filled[1])
 
 
@@ -107,7 +106,7 @@ def write_single_lists(found: Feedback, text_format: TextFormat, path: Path) -> 
 async def write_click_pairs(found: Feedback, engine: Engine, policy: Policy, path: Path, *, seed: int = 0) -> int:
     """A file of pairs: the clicked list, and one that `policy` writes now without the clicked query. Returns the pairs.
 
-    Where every one of four lists has the clicked query, or is the chosen list again, the prompt gives no pair.
+    Where every one of four lists has a clicked query, the prompt gives no pair.
 
     Raises:
         NotEnoughData: Fewer than `LEAST` pairs are left.
@@ -144,8 +143,7 @@ def _response(seen: Seen, text_format: TextFormat) -> str:
 
 
 def _filled(seen: Seen, fill: Fill) -> Seen:
-    prompt = prompt_of(seen.prompt.task, fill(seen.prompt.context))
-    return Seen(prompt=prompt, queries=seen.queries, texts=seen.texts, clicked=seen.clicked)
+    return replace(seen, prompt=prompt_of(seen.prompt.task, fill(seen.prompt.context)))
 
 
 def _lists(snapshot: Snapshot, task: str, days: Sequence[date]) -> Iterator[tuple[str, Seen]]:

@@ -16,13 +16,13 @@ from service.contract.policy import Policy
 from service.contract.progress import Report
 from trainer.assess import Assessment, Written, assess, write
 from trainer.catalogue.example import Example
-from trainer.comparators import Category, Contestant, get_comparator
+from trainer.comparators import Category, Comparator, Contestant, get_comparator
 from trainer.encoding import encode
 from trainer.list_judges import ListJudge
 from trainer.prompts import AlignmentPrompt
 from trainer.quality import compared
 from trainer.rounds import JUDGES, SEARCHES
-from trainer.workshop import Workshop
+from trainer.workshop import Materials, Workshop
 
 BASELINE = "sft"
 _CONTEXT_TOKENS = 1024
@@ -68,22 +68,22 @@ async def compare(
     _claim(workshop)
     rows: list[Row] = []
     for number, name in enumerate(wanted):
-        rows.append(await _row(workshop, name, known[name].category, judges))
+        rows.append(await _row(workshop, name, known[name], judges))
         if report:
             report((number + 1) / len(wanted), {"rows": float(number + 1)})
     return rows
 
 
-def written_for(workshop: Workshop, name: str) -> list[Written]:
+def written_for(materials: Materials, name: str) -> list[Written]:
     """The lists of a row that was made, in the order of the test prompts.
 
     Raises:
         ConfigurationError: It has none.
     """
-    path = _lists_file(workshop, name)
+    path = _lists_file(materials, name)
     if not path.is_file():
         raise ConfigurationError(f"The row {name} has no lists in {path.parent}. Make it first.")
-    prompts = {prompt.prompt_id: prompt for prompt in workshop.materials.tested}
+    prompts = {prompt.prompt_id: prompt for prompt in materials.tested}
     return [
         Written(**{**row, "prompt": prompts[row["prompt"]], "queries": tuple(row["queries"])})
         for row in json.loads(path.read_text())
@@ -139,37 +139,37 @@ class WithExamples:
         """Whoever started the engine ends it."""
 
 
-async def _row(workshop: Workshop, name: str, category: Category, judges: Sequence[ListJudge]) -> Row:
+async def _row(workshop: Workshop, name: str, comparator: Comparator, judges: Sequence[ListJudge]) -> Row:
     """A row from its file, made where it is not there; what judges say is added where they were not asked yet."""
     path = workshop.materials.work / "rows" / f"{name}.json"
-    row = _read(path) if path.is_file() else await _made(workshop, name, category)
-    if row.assessment is not None:
-        row = _with_quality(workshop, row, judges)
+    row = _read(path) if path.is_file() else await _made(workshop, name, comparator)
+    if row.assessment is not None and name != BASELINE:
+        row = _with_quality(workshop.materials, row, judges)
     _put(path, asdict(row))
     return row
 
 
-async def _made(workshop: Workshop, name: str, category: Category) -> Row:
-    materials = workshop.materials
+async def _made(workshop: Workshop, name: str, comparator: Comparator) -> Row:
+    materials, category = workshop.materials, comparator.category
     try:
-        contestant = await get_comparator(name).contestant(workshop)
+        contestant = await comparator.contestant(workshop)
     except NotEnoughData as problem:
         return Row(name=name, category=category, version=None, assessment=None, problem=str(problem))
     written = await lists_of(workshop, contestant, materials.tested)
-    _put(_lists_file(workshop, name), [_as_row(each) for each in written])
+    _put(_lists_file(materials, name), [_as_row(each) for each in written])
     predictors = {SEARCHES: materials.searching, JUDGES: materials.judging}
     version, found = contestant.policy.version, assess(written, predictors)
     return Row(name=name, category=category, version=version, assessment=found)
 
 
-def _with_quality(workshop: Workshop, row: Row, judges: Sequence[ListJudge]) -> Row:
+def _with_quality(materials: Materials, row: Row, judges: Sequence[ListJudge]) -> Row:
     quality, problems = dict(row.quality), []
+    mine, against = written_for(materials, row.name), written_for(materials, BASELINE)
     for judge in judges:
-        if judge.name in quality or row.name == BASELINE:
+        if judge.name in quality:
             continue
         try:
-            against = written_for(workshop, BASELINE)
-            quality[judge.name] = compared(written_for(workshop, row.name), against, judge).figures()
+            quality[judge.name] = compared(mine, against, judge).figures()
         except JudgeError as problem:
             problems.append(
                 f"Not enough data: the judge {judge.name} gave no verdict on {len(against)} pairs. {problem}"
@@ -203,8 +203,8 @@ def _claim(workshop: Workshop) -> None:
         )
 
 
-def _lists_file(workshop: Workshop, name: str) -> Path:
-    return workshop.materials.work / "rows" / f"{name}.lists.json"
+def _lists_file(materials: Materials, name: str) -> Path:
+    return materials.work / "rows" / f"{name}.lists.json"
 
 
 def _as_row(each: Written) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from service.contract.policy import Policy, load_policy
 from service.contract.settings import STARTER, Settings
 from service.contract.types import PromptContext
+from tests.bench.alignment import OF as OF_ALIGNMENT
 from tests.bench.alignment_cell import Wanted, predictors
 from tests.bench.alignment_truth import draw_scenes, true_ctr
+from tests.bench.ctr import _OF as OF_PREDICTORS  # its file is hashed by rows that hours went into
 from tests.bench.ctr import TABLE
 from tests.bench.report import ROOT, version_of
 from tests.bench.simulated_logs import TEST_DAYS, simulated_log
@@ -46,23 +48,8 @@ _MAIN = "dpo_ctr"
 _Z = 1.96
 _STARTER_SFT = SftConfig(learning_rate=1e-5)  # as the starter policy was made (trainer/starter.py)
 
-_OF_PREDICTORS = (
-    "ctr",
-    "trainer/audience",
-    "trainer/catalogue",
-    "deploy/starter/sft",
-    "service/contract/tasks",
-    "tests/bench/ctr.py",
-    "tests/bench/simulated_logs.py",
-)
 OF = (
-    *_OF_PREDICTORS,
-    "trainer/align.py",
-    "trainer/rounds.py",
-    "trainer/assess.py",
-    "trainer/preferences.py",
-    "trainer/prompts.py",
-    "trainer/candidates",
+    *OF_ALIGNMENT,
     "trainer/methods",
     "trainer/comparators",
     "trainer/workshop.py",
@@ -70,12 +57,9 @@ OF = (
     "trainer/clicked.py",
     "trainer/quality.py",
     "trainer/list_judges",
-    "trainer/judges/embedding.py",
     "trainer/sft.py",
     "retrieval",
     "deploy/starter",
-    "tests/bench/alignment_cell.py",
-    "tests/bench/alignment_truth.py",
     "tests/bench/table3_cell.py",
     "tests/bench/table3_cor.py",
 )
@@ -105,7 +89,7 @@ class Table:
     @property
     def predictors(self) -> Path:
         """Where its click predictors are, which tables of other sizes and code share."""
-        return ROOT / ".bench" / "click-predictors" / f"{self.task}-{self.seed}-{version_of(_OF_PREDICTORS)}"
+        return ROOT / ".bench" / "click-predictors" / f"{self.task}-{self.seed}-{version_of(OF_PREDICTORS)}"
 
     @property
     def rounds(self) -> RoundsConfig:
@@ -120,16 +104,17 @@ def rows_of(table: Table, names: Sequence[str]) -> dict[str, float]:
     Differences between neighbours of the paper's order are told as soon as both rows are there.
     """
     bench = bench_of(table)
-    rows = bench.compared(bench.materials(), names)
-    truth = {row.name: bench.truth(bench.materials(), row.name) for row in rows if row.assessment}
+    materials = bench.materials()
+    rows = bench.compared(materials, names)
+    truth = {row.name: bench.truth(materials, row.name) for row in rows if row.assessment}
     found: dict[str, float] = {}
     for row in rows:
         if row.assessment:
             found |= _figures(row, truth[row.name], truth["sft"])
-    made = bench.materials().work / "rows"
+    made = materials.work / "rows"
     for pair in (*pairwise(reversed(CHAIN)), *TWINS):
         if set(pair) & set(truth) and all((made / f"{name}.lists.json").is_file() for name in pair):
-            better, worse = (bench.truth(bench.materials(), name) for name in pair)
+            better, worse = (bench.truth(materials, name) for name in pair)
             found |= _difference("_over_".join(pair), better, worse)
     return found
 
@@ -217,7 +202,7 @@ class Bench:
 
     def truth(self, materials: Materials, row: str) -> NDArray[np.float64]:
         """The true probability of a click in the list of a row, by scene, (S,)."""
-        return true_ctr(self.audience, self.scenes, written_for(Workshop(materials), row))
+        return true_ctr(self.audience, self.scenes, written_for(materials, row))
 
     def _sft_without_cor(self, place: Path) -> Policy:
         """SFT as the starter's was made, on the same annotated lists without their co-occurrence queries."""
@@ -259,11 +244,8 @@ def _generated(materials: Materials) -> float:
 
 def _figures(row: Row, truth: NDArray[np.float64], sft: NDArray[np.float64]) -> dict[str, float]:
     assert row.assessment is not None
-    half = _Z * float(truth.std(ddof=1)) / len(truth) ** 0.5
     found = {
-        f"{row.name}_true": float(truth.mean()),
-        f"{row.name}_true_low": float(truth.mean()) - half,
-        f"{row.name}_true_high": float(truth.mean()) + half,
+        **_mean(f"{row.name}_true", truth),
         f"{row.name}_aec": row.assessment.aec[JUDGES],
         f"{row.name}_parse_failures": row.assessment.parse_failures,
         f"{row.name}_duplicate_share": row.assessment.duplicate_share,
@@ -278,6 +260,10 @@ def _figures(row: Row, truth: NDArray[np.float64], sft: NDArray[np.float64]) -> 
 
 def _difference(name: str, one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, float]:
     """Mean difference of the true CTR of two rows over the same scenes, with its 95 % interval."""
-    difference = one - other
-    mean, half = float(difference.mean()), _Z * float(difference.std(ddof=1)) / len(difference) ** 0.5
+    return _mean(name, one - other)
+
+
+def _mean(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """The mean over the scenes, with its 95 % interval."""
+    mean, half = float(values.mean()), _Z * float(values.std(ddof=1)) / len(values) ** 0.5
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}

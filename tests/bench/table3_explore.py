@@ -22,6 +22,7 @@ from service.contract.snapshot import open_snapshot
 from tests.bench.alignment_truth import prompts_for, true_ctr
 from tests.bench.ctr import TABLE, VARIANTS
 from tests.bench.table3_cell import BASE, Bench, Table, bench_of
+from trainer.align import engines_of
 from trainer.assess import write
 from trainer.audience.audience import Audience
 from trainer.audience.in_process import LogConfig, simulate_log
@@ -107,9 +108,9 @@ def _one_round(bench: Bench, table: Table, place: Path, *, groups: int) -> Polic
 
 
 async def _measured(bench: Bench, table: Table, side: _Side, place: Path) -> dict[str, float]:
-    workshop = Workshop(bench.materials())
+    engines = engines_of("auto")
     try:
-        engine = await workshop.engines.of(side.policy)
+        engine = await engines.of(side.policy)
         written = await write(engine, side.policy, prompts_for(bench.scenes))
         few = prompts_for(bench.scenes[:_DRAWN_SCENES])
         draws = await asyncio.gather(*(write(engine, side.policy, few, seed=seed) for seed in range(_DRAWS)))
@@ -125,7 +126,7 @@ async def _measured(bench: Bench, table: Table, side: _Side, place: Path) -> dic
             )
             await simulate_log(written_by(engine, side.policy), bench.audience, config, log)
     finally:
-        await workshop.close()
+        await engines.close()
     lists_a_prompt = [len({draw[number].queries for draw in draws}) for number in range(len(few))]
     return {
         "true": float(true_ctr(bench.audience, bench.scenes, written).mean()),

@@ -192,11 +192,11 @@ async def test_lists_come_back_as_they_were_written(tmp_path):
     trains = Trains(materials(tmp_path))
     await compare(trains.workshop, [], [])
 
-    found = written_for(trains.workshop, "sft")
+    found = written_for(trains.workshop.materials, "sft")
 
     assert found == await lists_of(trains.workshop, Contestant(policy=trains.workshop.materials.sft), TESTED)
     with pytest.raises(ConfigurationError, match="dpo_clk has no lists"):
-        written_for(trains.workshop, "dpo_clk")
+        written_for(trains.workshop.materials, "dpo_clk")
 
 
 async def test_rows_are_drawn_and_a_row_that_could_not_be_made_is_left_out(tmp_path):

@@ -6,11 +6,9 @@ They know nothing about judges or figures. A row is a file here that defines `CO
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal, Protocol, cast
 
-from service.contract.errors import ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.plugins import files_that_define, plugin
 from service.contract.policy import Policy
 from trainer.catalogue.example import Example
 from trainer.workshop import Workshop
@@ -60,6 +58,4 @@ def get_comparator(name: str) -> Comparator:
     Raises:
         ConfigurationError: There is none.
     """
-    if name not in (known := files_that_define("COMPARATOR", __file__)):
-        raise ConfigurationError(f"There is no row {name!r}. The rows are {', '.join(known)}.")
-    return cast(Comparator, import_module(f"{__name__}.{name}").COMPARATOR)
+    return cast(Comparator, plugin(name, "COMPARATOR", __file__, __name__, one="row", several="rows"))

@@ -4,14 +4,12 @@ They know nothing about rewards, pairs or training.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract.errors import ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.plugins import files_that_define, plugin
 from service.contract.settings import Settings
 from service.contract.types import PromptContext
 
@@ -57,9 +55,8 @@ def get_judge(name: str, settings: Settings) -> OverlapJudge:
         ConfigurationError: There is no such judge, or `settings` lack what it needs.
         ArtifactError: Its model cannot be loaded.
     """
-    if name not in names():
-        raise ConfigurationError(f"There is no judge {name!r}. The judges are {', '.join(names())}.")
-    return cast(OverlapJudge, import_module(f"{__name__}.{name}").create(settings))
+    create = plugin(name, "create", __file__, __name__, one="judge", several="judges")
+    return cast(OverlapJudge, create(settings))
 
 
 def names() -> list[str]:

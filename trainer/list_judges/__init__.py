@@ -6,12 +6,10 @@ They know nothing about clicks, rewards or policies.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from importlib import import_module
 from statistics import fmean
 from typing import Literal, Protocol, cast
 
-from service.contract.errors import ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.plugins import files_that_define, plugin
 from service.contract.settings import Settings
 from service.contract.types import PromptContext
 
@@ -85,9 +83,8 @@ def get_list_judge(name: str, settings: Settings) -> ListJudge:
     Raises:
         ConfigurationError: There is no such judge, or `settings` lack what it needs.
     """
-    if name not in names():
-        raise ConfigurationError(f"There is no judge of lists {name!r}. They are {', '.join(names())}.")
-    return cast(ListJudge, import_module(f"{__name__}.{name}").create(settings))
+    create = plugin(name, "create", __file__, __name__, one="judge of lists", several="judges of lists")
+    return cast(ListJudge, create(settings))
 
 
 def names() -> list[str]:

@@ -7,12 +7,11 @@ it trained in `run.trained`. All that methods share lies in the other files.
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 
 from service.contract.artifact import MANIFEST, manifest_sha256
-from service.contract.errors import ArtifactError, ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.errors import ArtifactError
+from service.contract.plugins import files_that_define, plugin
 from service.contract.policy import Policy
 from trainer.methods.pairs import file_sha256, read_pairs
 from trainer.methods.run import MethodConfig, Outcome, Run
@@ -70,9 +69,7 @@ def align(
 
 
 def _find(method: str) -> Callable[[Run], None]:
-    if method not in names():
-        raise ConfigurationError(f"There is no method {method!r}. The methods are {', '.join(names())}.")
-    found: Callable[[Run], None] = import_module(f"{__name__}.{method}").train
+    found: Callable[[Run], None] = plugin(method, "train", __file__, __name__, one="method", several="methods")
     return found
 
 

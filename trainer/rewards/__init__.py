@@ -5,12 +5,11 @@ They know nothing about advantages or losses. What a token earns is worked out b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
 from service.contract.errors import ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.plugins import files_that_define, plugin
 from service.contract.policy import Policy
 from service.contract.settings import Settings
 from trainer.audience.scene import Scene
@@ -138,10 +137,8 @@ def get_source(weights: Mapping[str, float], given: Given) -> RewardSource:
         ConfigurationError: There is no such source, or `given` lacks what it needs.
         ArtifactError: A model of it cannot be trusted.
     """
-    for name in weights:
-        if name not in names():
-            raise ConfigurationError(f"There is no reward {name!r}. The rewards are {', '.join(names())}.")
-    made = {cast(RewardSource, import_module(f"{__name__}.{name}").create(given)): w for name, w in weights.items()}
+    create = {name: plugin(name, "create", __file__, __name__, one="reward", several="rewards") for name in weights}
+    made = {cast(RewardSource, create[name](given)): weight for name, weight in weights.items()}
     if not made:
         raise ConfigurationError(f"There is no reward to learn from. Name one of {', '.join(names())}.")
     return next(iter(made)) if list(made.values()) == [1.0] else Mixed(made)

@@ -4,11 +4,9 @@ They know nothing about models or training.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Protocol, cast
 
-from service.contract.errors import ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.plugins import files_that_define, plugin
 from service.contract.settings import Settings
 from trainer.catalogue.example import Example
 
@@ -33,9 +31,8 @@ def get_rewriter(name: str, settings: Settings) -> Rewriter:
     Raises:
         ConfigurationError: There is no such rewriter, or `settings` lack what it needs.
     """
-    if name not in names():
-        raise ConfigurationError(f"There is no rewriter {name!r}. They are {', '.join(names())}.")
-    return cast(Rewriter, import_module(f"{__name__}.{name}").create(settings))
+    create = plugin(name, "create", __file__, __name__, one="rewriter", several="rewriters")
+    return cast(Rewriter, create(settings))
 
 
 def names() -> list[str]:

@@ -6,11 +6,9 @@ They know nothing about tokens, models or rewards (TPPO 3.2, phase I).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal, Protocol, cast
 
-from service.contract.errors import ConfigurationError
-from service.contract.plugins import files_that_define
+from service.contract.plugins import files_that_define, plugin
 from service.contract.settings import Settings
 from service.contract.types import PromptContext
 from trainer.audience.scene import Scene
@@ -115,9 +113,8 @@ def get_word_judge(name: str, settings: Settings) -> WordJudge:
     Raises:
         ConfigurationError: There is no such judge, or `settings` lack what it needs.
     """
-    if name not in names():
-        raise ConfigurationError(f"There is no judge of words {name!r}. They are {', '.join(names())}.")
-    return cast(WordJudge, import_module(f"{__name__}.{name}").create(settings))
+    create = plugin(name, "create", __file__, __name__, one="judge of words", several="judges of words")
+    return cast(WordJudge, create(settings))
 
 
 def names() -> list[str]:
